@@ -1,0 +1,43 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Zero- and few-shot anomaly detection with CLIP, as anomalib models.
+
+Importing this package imports neither torch nor anomalib: models and datamodules are imported when they are first
+asked for. It registers all plug-ins with anomalib, as ``import torch`` does by itself (see :mod:`.plugin`).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .plugin import autoload
+
+if TYPE_CHECKING:
+    from .data.cross_dataset import CrossDataset
+    from .data.multi_category import MultiCategory
+    from .data.toy import ToyAD
+    from .models.vcp_clip import VcpClip
+
+__version__ = "0.1.0"
+__all__ = ["CrossDataset", "MultiCategory", "ToyAD", "VcpClip"]
+
+_MODULES = {
+    "CrossDataset": ".data.cross_dataset",
+    "MultiCategory": ".data.multi_category",
+    "ToyAD": ".data.toy",
+    "VcpClip": ".models.vcp_clip",
+}
+
+
+def __getattr__(name: str) -> type:
+    if name not in _MODULES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(_MODULES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+autoload()

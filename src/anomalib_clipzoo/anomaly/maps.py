@@ -1,0 +1,72 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""From patch-text similarities to anomaly maps and image scores."""
+
+import torch
+from scipy.ndimage import gaussian_filter1d
+from torch import nn
+from torch.nn import functional
+
+
+def upsample(
+    patch_maps: torch.Tensor,
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    align_corners: bool,
+) -> torch.Tensor:
+    """Bring values per patch to the image's resolution, bilinearly.
+
+    Args:
+        patch_maps: ``(B, C, N)``, patches row by row.
+        grid: Rows and columns of patches.
+        size: Height and width of the image in pixels.
+        align_corners: Whether the outermost patch centres sit on the outermost pixels.
+
+    Returns:
+        ``(B, C, H, W)``.
+    """
+    return functional.interpolate(
+        patch_maps.unflatten(-1, grid), size=size, mode="bilinear", align_corners=align_corners
+    )
+
+
+def abnormal_logit(logits: torch.Tensor) -> torch.Tensor:
+    """Turn logits of (normal, abnormal) in the last axis into the one whose sigmoid is the softmax's abnormal share."""
+    return logits[..., 1] - logits[..., 0]
+
+
+def top_mean(maps: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the mean of the ``count`` largest pixels of each map ``(B, H, W)``, as ``(B,)``."""
+    return maps.flatten(1).topk(count, dim=1).values.mean(dim=1)
+
+
+class GaussianSmoothing(nn.Module):
+    """Gaussian filter with SciPy's mirrored border, as two matrix products.
+
+    The matrices are SciPy's own filter applied to the identity, so the result is ``scipy.ndimage.gaussian_filter`` up to
+    rounding, on any device, for a whole batch, and in exported models.
+
+    Args:
+        size: Height and width of the maps in pixels.
+        sigma: Standard deviation in pixels; 0 leaves maps as they are.
+    """
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+
+    def __init__(self, size: tuple[int, int], sigma: float) -> None:
+        super().__init__()
+        self.register_buffer("rows", _filter_matrix(size[0], sigma), persistent=False)
+        self.register_buffer("columns", _filter_matrix(size[1], sigma).T.contiguous(), persistent=False)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Smooth maps ``(..., H, W)``."""
+        return self.rows.to(maps.dtype) @ maps @ self.columns.to(maps.dtype)
+
+
+def _filter_matrix(length: int, sigma: float) -> torch.Tensor:
+    identity = torch.eye(length, dtype=torch.float64).numpy()
+    filtered = gaussian_filter1d(identity, sigma, axis=0) if sigma > 0 else identity
+    return torch.from_numpy(filtered).float()

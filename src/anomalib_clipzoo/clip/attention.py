@@ -1,0 +1,85 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""One residual attention block, as explicit steps.
+
+open_clip's blocks hold the weights; the forward pass is our own: batch-first whatever open_clip's layout is (it changed
+from sequence-first to batch-first between 2.24 and 3.x), on ``scaled_dot_product_attention``, and with queries, keys and
+values exposed, which value-value attention needs.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+def project_qkv(
+    attention: nn.MultiheadAttention,
+    tokens: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Project tokens to queries, keys and values in one product.
+
+    Args:
+        attention: The frozen attention layer that holds the projections.
+        tokens: Normalised tokens, ``(B, N, D)``.
+
+    Returns:
+        Queries, keys and values, each ``(B, heads, N, D / heads)``.
+    """
+    projected = functional.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
+    query, key, value = projected.unflatten(-1, (3, attention.num_heads, attention.head_dim)).permute(2, 0, 3, 1, 4)
+    return query, key, value
+
+
+def attend(
+    attention: nn.MultiheadAttention,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    causal: bool = False,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Scaled dot-product attention, heads joined and projected out.
+
+    Args:
+        attention: The frozen attention layer that holds the output projection.
+        query: ``(B, heads, N, D / heads)``.
+        key: ``(B, heads, M, D / heads)``.
+        value: ``(B, heads, M, D / heads)``.
+        causal: Whether a token sees only itself and those before it.
+        mask: Optional mask that broadcasts to ``(B, heads, N, M)``; ``True`` where a key may be seen.
+
+    Returns:
+        ``(B, N, D)``.
+    """
+    heads = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+    return attention.out_proj(heads.transpose(1, 2).flatten(2))
+
+
+def residual_block(
+    block: nn.Module,
+    tokens: torch.Tensor,
+    *,
+    causal: bool = False,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Run one pre-norm residual attention block of open_clip.
+
+    Args:
+        block: An open_clip ``ResidualAttentionBlock``.
+        tokens: ``(B, N, D)``.
+        causal: Whether attention is causal, as in the text tower.
+        mask: Optional attention mask, see :func:`attend`.
+
+    Returns:
+        ``(B, N, D)``.
+    """
+    query, key, value = project_qkv(block.attn, block.ln_1(tokens))
+    tokens = tokens + block.ls_1(attend(block.attn, query, key, value, causal=causal, mask=mask))
+    return feed_forward(block, tokens)
+
+
+def feed_forward(block: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Run the second half of a residual block, the MLP, on tokens ``(B, N, D)``."""
+    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))

@@ -1,0 +1,154 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""CLIP weights in: an open_clip tag or a file, to a state dict under open_clip's names."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+# Constants that OpenAI's TorchScript files and old state dicts carry beside the weights.
+NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}
+
+
+def load_clip_weights(clip: nn.Module, name: str, pretrained: str | Path) -> None:
+    """Fill a CLIP with pretrained weights.
+
+    Args:
+        clip: open_clip's ``CLIP``.
+        name: The backbone's name, to find the tag and for messages.
+        pretrained: An open_clip tag or the path of a file.
+
+    Raises:
+        FileNotFoundError: If the file does not exist, or the tag's weights cannot be downloaded.
+        ValueError: If the tag is unknown or the weights do not fit the backbone.
+    """
+    path = find_weights(name, pretrained)
+    state = expand_token_embedding(read_state_dict(path), clip.token_embedding.num_embeddings)
+    expected = clip.state_dict()
+    state = {key: value.float() for key, value in state.items() if key in expected or key not in NOT_WEIGHTS}
+    problems = state_dict_problems(expected, state, optional={"logit_scale", "logit_bias"})
+    if problems:
+        msg = f"{path} does not hold the weights of backbone {name!r}: {problems}."
+        raise ValueError(msg)
+    clip.load_state_dict(state, strict=False)
+
+
+def state_dict_problems(
+    expected: dict[str, torch.Tensor],
+    given: dict[str, torch.Tensor],
+    optional: set[str] | frozenset[str] = frozenset(),
+) -> str:
+    """Say in words how a state dict differs in names and shapes from the one expected; empty if it fits."""
+    missing = sorted(expected.keys() - given.keys() - optional)
+    unknown = sorted(given.keys() - expected.keys() - optional)
+    shapes = [
+        f"{key} is {tuple(given[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in sorted(expected.keys() & given.keys())
+        if given[key].shape != expected[key].shape
+    ]
+    problems = [_first(missing, "lacks"), _first(unknown, "has unknown"), _first(shapes, "has other shapes:")]
+    return "; ".join(filter(None, problems))
+
+
+def _first(items: list[str], verb: str, most: int = 3) -> str:
+    if not items:
+        return ""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return f"it {verb} {', '.join(items[:most])}{more}"
+
+
+def find_weights(name: str, pretrained: str | Path) -> Path:
+    """Return the path of a file of weights, downloading an open_clip tag's through open_clip if need be."""
+    path = Path(pretrained).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix or len(path.parts) > 1:
+        msg = f"There is no file of CLIP weights at {path}."
+        raise FileNotFoundError(msg)
+    return _download(name, str(pretrained))
+
+
+def _download(name: str, tag: str) -> Path:
+    from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
+
+    config = get_pretrained_cfg(name, tag)
+    if not config:
+        tags = ", ".join(list_pretrained_tags_by_model(name)) or "none: give a path to a file, or null for random weights"
+        msg = f"Unknown pretrained tag {tag!r} for backbone {name!r}. Tags: {tags}."
+        raise ValueError(msg)
+    try:
+        return Path(download_pretrained(config))
+    except Exception as error:  # each transport raises its own
+        source = config.get("hf_hub") or config.get("url")
+        msg = (
+            f"The weights {tag!r} of {name!r} are not on this machine and could not be downloaded from {source} "
+            f"({type(error).__name__}). Fetch the file on a machine with network access, put it anywhere on this one, and "
+            "pass its path: pretrained=/path/to/file (--model.pretrained on the command line)."
+        )
+        raise FileNotFoundError(msg) from error
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Read a flat state dict from ``.safetensors``, a TorchScript archive or a ``torch.save`` file.
+
+    Pickled code is never executed: ``torch.save`` files are read with ``weights_only=True``.
+
+    Raises:
+        ValueError: If the file is none of these, is cut short, or holds more than tensors.
+    """
+    content = read_file(path)
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        msg = f"{path} holds no state dict of tensors."
+        raise ValueError(msg)
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def read_file(path: Path) -> Any:
+    """Read what a weights file holds, without ever executing code that it may carry.
+
+    Raises:
+        ValueError: If the file is empty, cut short, of no known format, or holds pickled code.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if _is_torchscript(path):
+            return torch.jit.load(path, map_location="cpu").state_dict()
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        msg = (
+            f"{path} is not a plain file of weights: it is damaged, of another format, or holds Python objects, which are "
+            f"never executed here ({str(error).splitlines()[0]})."
+        )
+        raise ValueError(msg) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        msg = f"{path} cannot be read as weights; it may be cut short or of another format ({error})."
+        raise ValueError(msg) from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Tell OpenAI's TorchScript archives from ``torch.save`` files: only the former hold code and constants."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def expand_token_embedding(state: dict[str, torch.Tensor], vocabulary: int) -> dict[str, torch.Tensor]:
+    """Undo the toy CLIP's pruning: rows only for the ids that occurred in training, zeros elsewhere."""
+    ids = state.pop("token_embedding.ids", None)
+    if ids is None:
+        return state
+    rows = state["token_embedding.weight"]
+    table = rows.new_zeros(vocabulary, rows.shape[1])
+    table[ids.long()] = rows
+    return {**state, "token_embedding.weight": table}

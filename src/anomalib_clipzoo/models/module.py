@@ -1,0 +1,211 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the Lightning modules of all papers share."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+from anomalib import LearningType
+from anomalib.data import Batch
+from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from torch import nn
+from torch.utils.data import DataLoader
+
+from .pre_processor import ClipPreProcessor
+from .weights import (
+    FROZEN_PREFIX,
+    RECORD,
+    LearnedWeights,
+    check_fit,
+    learned_state,
+    read_learned_weights,
+    write_learned_weights,
+)
+
+logger = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+LIGHTNING_EPOCHS = 1000  # what Lightning's trainer takes where the user names no number of epochs
+CLIP_SIZE = (224, 224)
+
+_Module = AnomalibModule if TYPE_CHECKING else object
+
+
+class ClipZooModule(_Module):
+    """Mixin for Lightning modules whose ``model`` stands on a frozen ``backbone``.
+
+    It keeps the frozen CLIP out of checkpoints, reads and writes learned weights, trains on synthetic anomalies where a
+    dataset has no annotated ones, and lets prediction run without validation data.
+    """
+
+    REFERENCE_KEYS: ClassVar[Mapping[str, str | None]] = {}
+    PAPER_EPOCHS: ClassVar[int] = 1
+
+    model: Any
+    zero_shot: bool = False
+    augmentation: nn.Module | None = None
+    synthesize: nn.Module | None = None
+
+    # ---- how anomalib runs the model ----
+
+    def _infer(self, batch: Batch) -> Batch:
+        predictions = self.model(batch.image)
+        return batch.update(**predictions._asdict())
+
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:
+        """Predict scores and maps of a batch."""
+        del args, kwargs
+        return self._infer(batch)
+
+    test_step = validation_step
+    predict_step = validation_step
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Return no loader: where no datamodule brings validation data, validation does nothing.
+
+        anomalib validates zero-shot models before each prediction, to fit thresholds; a folder of images has nothing to
+        validate on, and scores are probabilities that 0.5 divides.
+        """
+        return []
+
+    @property
+    def learning_type(self) -> LearningType:
+        """``ONE_CLASS`` (anomalib's word for models that train) unless learned weights were given."""
+        return LearningType.ZERO_SHOT if self.zero_shot else LearningType.ONE_CLASS
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Arguments for Lightning's trainer: no sanity check, whose batches would count in the thresholds."""
+        return {"num_sanity_val_steps": 0}
+
+    @classmethod
+    def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
+        """Configure CLIP's pre-processing at an image size (height, width)."""
+        return ClipPreProcessor(image_size or CLIP_SIZE)
+
+    def configure_post_processor(self) -> PostProcessor:
+        """Configure anomalib's own post-processor."""
+        return PostProcessor()
+
+    # ---- training data ----
+
+    def setup(self, stage: str) -> None:
+        """Make ready for training: the paper's number of epochs, and anomalies to learn from."""
+        super().setup(stage)
+        if stage != "fit":
+            return
+        if self.trainer.max_epochs == LIGHTNING_EPOCHS and self.trainer.max_steps == -1:
+            logger.info("No number of epochs given: training for the paper's %d.", self.PAPER_EPOCHS)
+            self.trainer.fit_loop.max_epochs = self.PAPER_EPOCHS
+        if _has_no_anomalies(self.trainer):
+            logger.warning(
+                "The training images have no annotated anomalies: %s learns on synthetic (Perlin noise) anomalies. "
+                "For the paper's protocol, learn on another dataset's annotated images with CrossDataset.",
+                type(self).__name__,
+            )
+            self.synthesize = PerlinAnomalyGenerator()
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Synthesise anomalies and augment, in training only, on images as they were read."""
+        del dataloader_idx
+        if not self.trainer.training:
+            return batch
+        if self.synthesize is not None:
+            batch.image, masks = self.synthesize(batch.image)
+            batch.gt_mask = masks.squeeze(1)
+            batch.gt_label = batch.gt_mask.flatten(1).any(dim=1)
+        if self.augmentation is not None:
+            batch.image, batch.gt_mask = self.augmentation(batch.image, batch.gt_mask)
+        return batch
+
+    # ---- learned weights ----
+
+    @classmethod
+    def read_weights(cls, weights: str | Path | None) -> LearnedWeights | None:
+        """Read a file of learned weights, see :func:`read_learned_weights`."""
+        return read_learned_weights(weights, cls.__name__, cls.REFERENCE_KEYS) if weights else None
+
+    def load_weights(self, learned: LearnedWeights) -> None:
+        """Fill the model with learned weights.
+
+        Raises:
+            ValueError: If they were learned on another CLIP or with other arguments.
+        """
+        self._check_fingerprint(learned.path, learned.arguments, learned.fingerprint)
+        check_fit(learned, learned_state(self.state_dict()))
+        self.load_state_dict(learned.state, strict=False)
+        self.zero_shot = True
+
+    def save_weights(self, path: str | Path) -> Path:
+        """Write what was learned, with the thresholds, to a ``.safetensors`` file for ``weights=``."""
+        return write_learned_weights(path, learned_state(self.state_dict()), self._record())
+
+    def on_fit_end(self) -> None:
+        """Leave the learned weights beside the checkpoints."""
+        if self.trainer.is_global_zero:
+            path = self.save_weights(Path(self.trainer.default_root_dir) / "weights" / "learned.safetensors")
+            logger.info("Learned weights are in %s; use them with --model.weights.", path)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the frozen CLIP out of the checkpoint and say which one it was."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["state_dict"] = learned_state(checkpoint["state_dict"])
+        checkpoint[RECORD] = self._record()
+        checkpoint["hyper_parameters"] = {**checkpoint.get("hyper_parameters", {}), "weights": None}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint fits, then complete it with this model's own frozen CLIP."""
+        super().on_load_checkpoint(checkpoint)
+        record = checkpoint.get(RECORD, {})
+        if record.get("model") != type(self).__name__:
+            msg = f"This is a checkpoint of {record.get('model', 'another model')}, not of {type(self).__name__}."
+            raise ValueError(msg)
+        own = self.state_dict()
+        learned = LearnedWeights(Path("The checkpoint"), checkpoint["state_dict"], record["arguments"])
+        self._check_fingerprint(learned.path, learned.arguments, record["fingerprint"])
+        check_fit(learned, learned_state(own))
+        frozen = {key: value for key, value in own.items() if key.startswith(FROZEN_PREFIX)}
+        checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}
+
+    def _record(self) -> dict[str, Any]:
+        """Plain data that says what learned weights are: the model, its arguments, the CLIP that they belong to."""
+        arguments = {key: _plain(value) for key, value in self.hparams.items() if key != "weights"}
+        fingerprint = self.model.backbone.fingerprint()
+        return {"model": type(self).__name__, "arguments": arguments, "fingerprint": fingerprint}
+
+    def _check_fingerprint(self, source: Path, arguments: Mapping[str, Any], fingerprint: str | None) -> None:
+        if fingerprint in {None, self.model.backbone.fingerprint()}:
+            return
+        theirs, ours = (f"{a.get('backbone')!r} (pretrained {a.get('pretrained')!r})" for a in (arguments, self.hparams))
+        msg = f"{source} was learned on backbone {theirs}, but this model stands on {ours}: give it the same CLIP."
+        raise ValueError(msg)
+
+
+def choose(given: Value | None, learned: LearnedWeights | None, name: str, default: Value) -> Value:
+    """Return an argument: what the user gave, else what the learned weights were made with, else the default."""
+    if given is not None:
+        return given
+    recorded = learned.arguments.get(name) if learned else None
+    return default if recorded is None else recorded
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples and paths into what JSON and ``weights_only`` loading know."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _has_no_anomalies(trainer: Any) -> bool:
+    """Tell whether the training set is known to have no anomalous image with a mask."""
+    samples = getattr(getattr(trainer.datamodule, "train_data", None), "samples", None)
+    if samples is None or "label_index" not in samples:
+        return False
+    return not (samples["label_index"] == 1).any()
