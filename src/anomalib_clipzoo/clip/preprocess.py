@@ -5,7 +5,9 @@
 
 The papers' codes resize 8-bit images with Pillow, which antialiases and rounds to 8 bits after each axis. torchvision
 antialiases as well, but rounds otherwise on 8-bit tensors, not at all on floating-point ones, and cannot be exported with
-antialiasing. Here each axis is one product with a filter matrix, which any runtime has.
+antialiasing. Here each axis is one product with a filter matrix, which any runtime has, in Pillow's fixed-point precision:
+the pixels are Pillow's to the last bit. The horizontal axis goes first, as in the Pillow of the papers' codes; version 13
+takes the vertical one first for some sizes, which matters only where the filter overshoots.
 """
 
 from collections.abc import Callable
@@ -17,6 +19,7 @@ Kernel = Callable[[torch.Tensor], torch.Tensor]
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 LEVELS = 255.0
+FIXED_POINT = 2.0**22  # Pillow rounds filter weights to this fraction
 
 
 def resize_images(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -36,11 +39,13 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
 
 
 def _resize(images: torch.Tensor, size: tuple[int, int], kernel: Kernel) -> torch.Tensor:
-    rows = _filter_matrix(images.shape[-2], size[0], kernel).to(images)
-    columns = _filter_matrix(images.shape[-1], size[1], kernel).to(images)
-    levels = _to_levels(images * LEVELS)
+    # Sums of 8-bit levels times 22-bit weights are exact in double precision; Apple's GPUs have none.
+    precision = torch.float32 if images.device.type == "mps" else torch.float64
+    rows = _filter_matrix(images.shape[-2], size[0], kernel).to(images.device, precision)
+    columns = _filter_matrix(images.shape[-1], size[1], kernel).to(images.device, precision)
+    levels = _to_levels(images * LEVELS).to(precision)
     levels = _to_levels(levels @ columns.T)
-    return _to_levels(rows @ levels) / LEVELS
+    return _to_levels(rows @ levels).to(images.dtype) / LEVELS
 
 
 def _to_levels(values: torch.Tensor) -> torch.Tensor:
@@ -55,7 +60,8 @@ def _filter_matrix(length: int, target: int, kernel: Kernel) -> torch.Tensor:
     centres = (torch.arange(target, dtype=torch.float64) + 0.5) * scale
     pixels = torch.arange(length, dtype=torch.float64) + 0.5
     weights = kernel((pixels - centres[:, None]).abs() / stretch)
-    return weights / weights.sum(dim=1, keepdim=True)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return (weights * FIXED_POINT).round() / FIXED_POINT
 
 
 def _bicubic(distance: torch.Tensor, a: float = -0.5) -> torch.Tensor:
