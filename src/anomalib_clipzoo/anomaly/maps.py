@@ -45,8 +45,8 @@ def top_mean(maps: torch.Tensor, count: int) -> torch.Tensor:
 class GaussianSmoothing(nn.Module):
     """Gaussian filter with SciPy's mirrored border, as two matrix products.
 
-    The matrices are SciPy's own filter applied to the identity, so the result is ``scipy.ndimage.gaussian_filter`` up to
-    rounding, on any device, for a whole batch, and in exported models.
+    The matrices are SciPy's own filter applied to the identity, so the result is ``scipy.ndimage.gaussian_filter`` up
+    to rounding, on any device, for a whole batch, and in exported models.
 
     Args:
         size: Height and width of the maps in pixels.

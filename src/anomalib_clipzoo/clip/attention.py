@@ -3,10 +3,12 @@
 
 """One residual attention block, as explicit steps.
 
-open_clip's blocks hold the weights; the forward pass is our own: batch-first whatever open_clip's layout is (it changed
-from sequence-first to batch-first between 2.24 and 3.x), on ``scaled_dot_product_attention``, and with queries, keys and
-values exposed, which value-value attention needs.
+open_clip's blocks hold the weights; the forward pass is our own: batch-first whatever open_clip's layout is (it went
+from sequence-first to batch-first between 2.24 and 3.x), on ``scaled_dot_product_attention``, and with queries, keys
+and values exposed, which value-value attention needs.
 """
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -58,7 +60,7 @@ def attend(
 
 
 def residual_block(
-    block: nn.Module,
+    block: Any,
     tokens: torch.Tensor,
     *,
     causal: bool = False,
@@ -80,6 +82,6 @@ def residual_block(
     return feed_forward(block, tokens)
 
 
-def feed_forward(block: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+def feed_forward(block: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Run the second half of a residual block, the MLP, on tokens ``(B, N, D)``."""
     return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))

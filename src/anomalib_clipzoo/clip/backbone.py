@@ -27,7 +27,10 @@ CLIP_VOCABULARY = 49408
 # tokenizer ...) changes the architecture.
 PLAIN_VISION_KEYS = {"image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio", "ls_init_value"}
 PLAIN_TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "ls_init_value"}
-SUPPORTED = "plain ViT towers with CLIP's own text tower are supported, such as ViT-B-16, ViT-B-16-plus-240, ViT-L-14-336 or ViT-H-14"
+SUPPORTED = (
+    "plain ViT towers with CLIP's own text tower are supported, such as ViT-B-16, ViT-B-16-plus-240, ViT-L-14-336 or "
+    "ViT-H-14"
+)
 
 
 class Backbone(nn.Module):
@@ -36,8 +39,8 @@ class Backbone(nn.Module):
     All parameters are frozen and the module stays in eval mode, whatever the model around it does.
 
     Args:
-        name: An open_clip model name with a plain ViT tower, a path to an open_clip JSON config, or ``"toy"``, the small
-            CLIP that comes with the package.
+        name: An open_clip model name with a plain ViT tower, a path to an open_clip JSON config, or ``"toy"``, the
+            small CLIP that comes with the package.
         pretrained: An open_clip tag (downloaded on first use), a path to a file of weights (``.safetensors``, OpenAI's
             TorchScript ``.pt``, or a plain state dict), or ``None`` for random weights, the same in every process. The
             toy brings its own.
@@ -155,7 +158,8 @@ def _read_open_clip(name: str) -> dict[str, Any]:
     known = open_clip.list_models()
     if name not in known:
         plain = [other for other in known if not _unplain_keys(get_model_config(other))]
-        msg = f"Unknown backbone {name!r}. Give a path to an open_clip JSON config, {TOY!r}, or one of: {', '.join(plain)}."
+        choices = f"a path to an open_clip JSON config, {TOY!r}, or one of: {', '.join(plain)}"
+        msg = f"Unknown backbone {name!r}. Give {choices}."
         raise ValueError(msg)
     return get_model_config(name)
 
@@ -179,7 +183,7 @@ def _check_plain(name: str, config: dict[str, Any]) -> None:
         raise ValueError(msg)
 
 
-def _build_clip(config: dict[str, Any], quick_gelu: bool) -> nn.Module:
+def _build_clip(config: dict[str, Any], quick_gelu: bool) -> Any:
     from open_clip.model import CLIP
 
     # Random towers are the same in every process, so that what was learned on them can be used again; and they must not

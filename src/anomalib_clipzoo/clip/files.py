@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
 
 # Constants that OpenAI's TorchScript files and old state dicts carry beside the weights.
 NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}
 
 
-def load_clip_weights(clip: nn.Module, name: str, pretrained: str | Path) -> None:
+def load_clip_weights(clip: Any, name: str, pretrained: str | Path) -> None:
     """Fill a CLIP with pretrained weights.
 
     Args:
@@ -80,7 +79,9 @@ def _download(name: str, tag: str) -> Path:
 
     config = get_pretrained_cfg(name, tag)
     if not config:
-        tags = ", ".join(list_pretrained_tags_by_model(name)) or "none: give a path to a file, or null for random weights"
+        tags = (
+            ", ".join(list_pretrained_tags_by_model(name)) or "none: give a path to a file, or null for random weights"
+        )
         msg = f"Unknown pretrained tag {tag!r} for backbone {name!r}. Tags: {tags}."
         raise ValueError(msg)
     try:
@@ -89,8 +90,8 @@ def _download(name: str, tag: str) -> Path:
         source = config.get("hf_hub") or config.get("url")
         msg = (
             f"The weights {tag!r} of {name!r} are not on this machine and could not be downloaded from {source} "
-            f"({type(error).__name__}). Fetch the file on a machine with network access, put it anywhere on this one, and "
-            "pass its path: pretrained=/path/to/file (--model.pretrained on the command line)."
+            f"({type(error).__name__}). Fetch the file on a machine with network access, put it anywhere on this one, "
+            "and pass its path: pretrained=/path/to/file (--model.pretrained on the command line)."
         )
         raise FileNotFoundError(msg) from error
 
@@ -126,8 +127,8 @@ def read_file(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         msg = (
-            f"{path} is not a plain file of weights: it is damaged, of another format, or holds Python objects, which are "
-            f"never executed here ({str(error).splitlines()[0]})."
+            f"{path} is not a plain file of weights: it is damaged, of another format, or holds Python objects, which "
+            f"are never executed here ({str(error).splitlines()[0]})."
         )
         raise ValueError(msg) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:

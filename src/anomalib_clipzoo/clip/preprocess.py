@@ -4,10 +4,10 @@
 """Pillow's resizing as matrix products: the same pixels in training, testing and exported models.
 
 The papers' codes resize 8-bit images with Pillow, which antialiases and rounds to 8 bits after each axis. torchvision
-antialiases as well, but rounds otherwise on 8-bit tensors, not at all on floating-point ones, and cannot be exported with
-antialiasing. Here each axis is one product with a filter matrix, which any runtime has, in Pillow's fixed-point precision:
-the pixels are Pillow's to the last bit. The horizontal axis goes first, as in the Pillow of the papers' codes; version 13
-takes the vertical one first for some sizes, which matters only where the filter overshoots.
+antialiases as well, but rounds otherwise on 8-bit tensors, not at all on floating-point ones, and cannot be exported
+with antialiasing. Here each axis is one product with a filter matrix, which any runtime has, in Pillow's fixed-point
+precision: the pixels are Pillow's to the last bit. The horizontal axis goes first, as in the Pillow of the papers'
+codes; version 13 takes the vertical one first for some sizes, which matters only where the filter overshoots.
 """
 
 from collections.abc import Callable

@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,14 +19,14 @@ END_OF_TEXT = 49407
 class TextTower(nn.Module):
     """CLIP's frozen text transformer, with room for learned tokens.
 
-    The mask is causal and the feature is read at the end-of-text token, so whatever follows that token has no influence:
+    The mask is causal and the feature is read at the end-of-text token, so what follows that token has no influence:
     sequences are only as long as the longest sentence needs, not the whole context, which is several times faster.
 
     Args:
         clip: open_clip's ``CLIP``, which holds the weights.
     """
 
-    def __init__(self, clip: nn.Module) -> None:
+    def __init__(self, clip: Any) -> None:
         super().__init__()
         self.token_embedding: nn.Embedding = clip.token_embedding
         self.position: nn.Parameter = clip.positional_embedding
@@ -60,19 +61,22 @@ class TextTower(nn.Module):
         self,
         tokens: torch.Tensor,
         deep_prompts: Mapping[int, torch.Tensor] | None = None,
+        *,
+        first: int = 0,
     ) -> torch.Tensor:
-        """Run all blocks, overwriting tokens with learned prompts on the way.
+        """Run the blocks, overwriting tokens with learned prompts on the way.
 
         Args:
-            tokens: Embeddings with positions, ``(S, L, D)``.
+            tokens: Embeddings with positions, ``(S, L, D)``, or what the block before ``first`` made of them.
             deep_prompts: For a block's index (from 0) the prompt ``(S, P, D)`` or ``(1, P, D)`` that overwrites
                 positions 1 to P, those after the start of text, before that block.
+            first: Index of the first block to run.
 
         Returns:
             Tokens after the last block, ``(S, L, D)``.
         """
         deep_prompts = deep_prompts or {}
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(self.blocks[first:], start=first):
             if index in deep_prompts:
                 prompt = deep_prompts[index].expand(len(tokens), -1, -1).to(tokens.dtype)
                 tokens = torch.cat([tokens[:, :1], prompt, tokens[:, 1 + prompt.shape[1] :]], dim=1)
@@ -132,7 +136,8 @@ def encode(text: str) -> list[int]:
 
 
 @cache
-def _tokenizer():  # noqa: ANN202  # open_clip is imported when a model is built, not before
+def _tokenizer() -> Any:
+    # open_clip is imported when a model is built, not before.
     from open_clip.tokenizer import SimpleTokenizer
 
     return SimpleTokenizer()

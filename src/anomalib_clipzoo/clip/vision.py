@@ -4,7 +4,7 @@
 """The image tower as explicit steps: embed, blocks, project."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -42,7 +42,7 @@ class VisionTower(nn.Module):
 
     def __init__(
         self,
-        visual: nn.Module,
+        visual: Any,
         image_size: int | Sequence[int] | None = None,
         *,
         interpolation: str = "bicubic",
@@ -92,7 +92,9 @@ class VisionTower(nn.Module):
         """Return the layers in ascending order, or say which do not exist (layers count from 1)."""
         layers = tuple(sorted(set(layers)))
         if not layers or layers[0] < 1 or layers[-1] > self.depth:
-            msg = f"layers {list(layers)} are not all within the image tower, whose blocks count from 1 to {self.depth}."
+            msg = (
+                f"layers {list(layers)} are not all within the image tower, whose blocks count from 1 to {self.depth}."
+            )
             raise ValueError(msg)
         return layers
 

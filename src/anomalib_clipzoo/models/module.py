@@ -4,21 +4,20 @@
 """What the Lightning modules of all papers share."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from anomalib import LearningType
 from anomalib.data import Batch
-from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
-from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import Callback
 from torch import nn
 from torch.utils.data import DataLoader
 
 from .pre_processor import ClipPreProcessor
+from .training_images import TrainingImages
 from .weights import (
     FROZEN_PREFIX,
     RECORD,
@@ -31,11 +30,13 @@ from .weights import (
 
 logger = logging.getLogger(__name__)
 
-Value = TypeVar("Value")
+if TYPE_CHECKING:
+    from anomalib.models.components import AnomalibModule as _Module
+else:
+    _Module = object  # each model names AnomalibModule as a direct base: anomalib's list_models looks at those only
+
 LIGHTNING_EPOCHS = 1000  # what Lightning's trainer takes where the user names no number of epochs
 CLIP_SIZE = (224, 224)
-
-_Module = AnomalibModule if TYPE_CHECKING else object
 
 
 class ClipZooModule(_Module):
@@ -51,7 +52,6 @@ class ClipZooModule(_Module):
     model: Any
     zero_shot: bool = False
     augmentation: nn.Module | None = None
-    synthesize: nn.Module | None = None
 
     # ---- how anomalib runs the model ----
 
@@ -59,7 +59,7 @@ class ClipZooModule(_Module):
         predictions = self.model(batch.image)
         return batch.update(**predictions._asdict())
 
-    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Any:
         """Predict scores and maps of a batch."""
         del args, kwargs
         return self._infer(batch)
@@ -94,36 +94,19 @@ class ClipZooModule(_Module):
         """Configure anomalib's own post-processor."""
         return PostProcessor()
 
-    # ---- training data ----
+    # ---- training ----
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Prepare training images first, then run anomalib's components."""
+        components = super().configure_callbacks()
+        return [TrainingImages(self.augmentation), *(components if isinstance(components, Sequence) else [components])]
 
     def setup(self, stage: str) -> None:
-        """Make ready for training: the paper's number of epochs, and anomalies to learn from."""
+        """Train for the paper's number of epochs where the user names none."""
         super().setup(stage)
-        if stage != "fit":
-            return
-        if self.trainer.max_epochs == LIGHTNING_EPOCHS and self.trainer.max_steps == -1:
+        if stage == "fit" and self.trainer.max_epochs == LIGHTNING_EPOCHS and self.trainer.max_steps == -1:
             logger.info("No number of epochs given: training for the paper's %d.", self.PAPER_EPOCHS)
             self.trainer.fit_loop.max_epochs = self.PAPER_EPOCHS
-        if _has_no_anomalies(self.trainer):
-            logger.warning(
-                "The training images have no annotated anomalies: %s learns on synthetic (Perlin noise) anomalies. "
-                "For the paper's protocol, learn on another dataset's annotated images with CrossDataset.",
-                type(self).__name__,
-            )
-            self.synthesize = PerlinAnomalyGenerator()
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Synthesise anomalies and augment, in training only, on images as they were read."""
-        del dataloader_idx
-        if not self.trainer.training:
-            return batch
-        if self.synthesize is not None:
-            batch.image, masks = self.synthesize(batch.image)
-            batch.gt_mask = masks.squeeze(1)
-            batch.gt_label = batch.gt_mask.flatten(1).any(dim=1)
-        if self.augmentation is not None:
-            batch.image, batch.gt_mask = self.augmentation(batch.image, batch.gt_mask)
-        return batch
 
     # ---- learned weights ----
 
@@ -183,12 +166,14 @@ class ClipZooModule(_Module):
     def _check_fingerprint(self, source: Path, arguments: Mapping[str, Any], fingerprint: str | None) -> None:
         if fingerprint in {None, self.model.backbone.fingerprint()}:
             return
-        theirs, ours = (f"{a.get('backbone')!r} (pretrained {a.get('pretrained')!r})" for a in (arguments, self.hparams))
+        theirs, ours = (
+            f"{a.get('backbone')!r} (pretrained {a.get('pretrained')!r})" for a in (arguments, self.hparams)
+        )
         msg = f"{source} was learned on backbone {theirs}, but this model stands on {ours}: give it the same CLIP."
         raise ValueError(msg)
 
 
-def choose(given: Value | None, learned: LearnedWeights | None, name: str, default: Value) -> Value:
+def choose(given: Any, learned: LearnedWeights | None, name: str, default: Any) -> Any:
     """Return an argument: what the user gave, else what the learned weights were made with, else the default."""
     if given is not None:
         return given
@@ -201,11 +186,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _has_no_anomalies(trainer: Any) -> bool:
-    """Tell whether the training set is known to have no anomalous image with a mask."""
-    samples = getattr(getattr(trainer.datamodule, "train_data", None), "samples", None)
-    if samples is None or "label_index" not in samples:
-        return False
-    return not (samples["label_index"] == 1).any()

@@ -40,12 +40,13 @@ class ClipPreProcessor(PreProcessor):
 
     def __init__(self, image_size: tuple[int, int]) -> None:
         super().__init__()
+        self.image_size = image_size
         self.transform = ClipTransform(image_size)
         self.export_transform = self.transform
 
     def checkpoint_config(self) -> dict[str, Any]:
         """Return the plain data that a checkpoint keeps of this."""
-        return {"image_size": list(self.transform.image_size)}
+        return {"image_size": list(self.image_size)}
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Keep this instance's own size: it fits the model that it was made with, whatever size was trained on."""

@@ -21,9 +21,9 @@ def inverse_temperature() -> nn.Parameter:
 class PostVcp(nn.Module):
     """Post-VCP: cross-attention from the text features to the dense image features.
 
-    Queries come from text, keys and values from patches. There is no 1/sqrt(d) in the attention (the reference code has an
-    attribute for it that it never uses), no residual and no normalisation but the last. The reference writes the four
-    linear layers as convolutions of kernel 1.
+    Queries come from text, keys and values from patches. There is no 1/sqrt(d) in the attention (the reference code has
+    an attribute for it that it never uses), no residual and no normalisation but the last. The reference writes the
+    four linear layers as convolutions of kernel 1.
 
     Args:
         text_width: Width E of text features.
@@ -62,4 +62,3 @@ class PostVcp(nn.Module):
 def _heads(tokens: torch.Tensor) -> torch.Tensor:
     """Split ``(..., N, D)`` into heads ``(..., 8, N, D / 8)``."""
     return tokens.unflatten(-1, (HEADS, -1)).transpose(-3, -2)
-

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
@@ -28,18 +27,18 @@ QUERY = "model.pre_vcp.query"
 DEEP_PROMPTS = "model.deep_prompts.deep"
 
 
-class VcpClip(ClipZooModule, AnomalibModule):
+class VcpClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning and anomalib disagree on to_onnx
     """VCP-CLIP: visual context prompting for zero-shot anomaly segmentation (ECCV 2024, arXiv 2407.12276).
 
-    It learns on one dataset's annotated images and is used on products that it never saw. Without annotated anomalies it
-    learns on synthetic ones; with ``weights`` nothing is learned.
+    It learns on one dataset's annotated images and is used on products that it never saw. Without annotated anomalies
+    it learns on synthetic ones; with ``weights`` nothing is learned.
 
     Args:
         backbone: An open_clip name with a plain ViT tower, a path to an open_clip JSON config, or "toy".
         pretrained: An open_clip tag, a path to a file of CLIP weights, or ``None`` for random weights.
         weights: Learned weights: a .safetensors or .ckpt of this package, or the reference repository's own .pth.
-        image_size: Height and width in pixels, multiples of the patch size. ``None``: that of ``weights``, or the paper's
-            518 where the patch size divides it, or the backbone's native size.
+        image_size: Height and width in pixels, multiples of the patch size. ``None``: that of ``weights``, or the
+            paper's 518 where the patch size divides it, or the backbone's native size.
         layers: Image blocks whose patch tokens are used, counted from 1. ``None``: those of ``weights``, or the quarter
             points of the tower, the paper's (6, 12, 18, 24) of 24.
         prompt_len: Number of learned vectors in place of the product's name. ``None``: that of ``weights``, or 2.
@@ -166,17 +165,17 @@ class VcpClip(ClipZooModule, AnomalibModule):
         }
         return replace(learned, state=state, arguments={**learned.arguments, **lengths})
 
-    def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Compute the loss of a batch of images with masks."""
         del args, kwargs
         loss = self.loss(self.model.layer_maps(batch.image), batch.gt_mask)
-        self.log("train_loss", loss.item(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(batch.image))
+        self.log("train_loss", loss, on_epoch=True, prog_bar=True, batch_size=len(batch.image))
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Configure Adam with two groups: the temperatures learn faster."""
-        parameters = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
-        temperatures = [value for name, value in parameters.items() if name.endswith("temperature")]
-        others = [value for name, value in parameters.items() if not name.endswith("temperature")]
-        groups = [{"params": others}, {"params": temperatures, "lr": self.temperature_lr}]
+        learned = [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+        temperatures = [value for name, value in learned if name.endswith("temperature")]
+        others = [value for name, value in learned if not name.endswith("temperature")]
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": temperatures, "lr": self.temperature_lr}]
         return torch.optim.Adam(groups, lr=self.lr, betas=ADAM_BETAS)

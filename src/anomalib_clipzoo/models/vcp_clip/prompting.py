@@ -115,7 +115,9 @@ class Sentences(nn.Module):
         ids, gaps = [], []
         for template in (*normal, *abnormal):
             if template.count(PLACEHOLDER) != 1:
-                msg = f"The template {template!r} must have exactly one {{}}, where the learned words for the product go."
+                msg = (
+                    f"The template {template!r} must have exactly one {{}}, where the learned words for the product go."
+                )
                 raise ValueError(msg)
             before, after = (encode(part) for part in template.split(PLACEHOLDER))
             start = 1 + len(before)

@@ -8,7 +8,7 @@ https://arxiv.org/abs/2407.12276. Where paper and published code differ, this fo
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
@@ -57,7 +57,7 @@ class VcpClipModel(nn.Module):
         abnormal_prompts: Sentences for the abnormal state.
         test_normal_prompts: Other sentences for testing (the paper's text; its code tests with those of training).
         test_abnormal_prompts: Other sentences for testing.
-        top_pixels: How many of the largest pixels make the image score; ``None`` for 2,000 of 518 x 518, scaled by area.
+        top_pixels: How many of the largest pixels make the image score; ``None``: 2,000 of 518 x 518, scaled by area.
         sigma: Gaussian smoothing of the map in pixels; ``None`` for 8 of 518, scaled by height.
 
     Raises:
@@ -97,8 +97,8 @@ class VcpClipModel(nn.Module):
         with_base, with_post = branch != "post", branch != "base"
         projections = [nn.Linear(vision.width, joint) for _ in self.layers] if with_base else []
         self.patch_projections = nn.ModuleList(projections)
-        self.temperature = inverse_temperature() if with_base else None
-        self.post_vcp = PostVcp(joint, vision.width) if with_post else None
+        self.temperature: Any = inverse_temperature() if with_base else None
+        self.post_vcp: Any = PostVcp(joint, vision.width) if with_post else None
         height, width = vision.image_size
         self.top_pixels = top_pixels or max(1, round(TOP_PIXELS * height * width / PAPER_SIZE**2))
         if self.top_pixels > height * width:
@@ -114,7 +114,9 @@ class VcpClipModel(nn.Module):
 
     def base_logits(self, patches: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """Base branch: project each layer's patches ``(K, B, N, D)``, compare with text: ``(K, B, N, 2)``."""
-        projected = torch.stack([project(layer) for project, layer in zip(self.patch_projections, patches, strict=True)])
+        projected = torch.stack(
+            [project(layer) for project, layer in zip(self.patch_projections, patches, strict=True)]
+        )
         return self.temperature.exp() * functional.normalize(projected, dim=-1) @ text_features.transpose(-2, -1)
 
     def post_logits(self, patches: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
@@ -130,8 +132,8 @@ class VcpClipModel(nn.Module):
         image_features, tokens = self.backbone.vision(images, self.layers)
         text_features = self.encode_text(image_features)
         patches = torch.stack(tokens)[:, :, 1:]
-        base = self.base_logits(patches, text_features) if len(self.patch_projections) else None
-        post = self.post_logits(patches, text_features) if self.post_vcp else None
+        base = self.base_logits(patches, text_features) if self.temperature is not None else None
+        post = self.post_logits(patches, text_features) if self.post_vcp is not None else None
         return LayerMaps(self._probabilities(base), self._probabilities(post))
 
     def _probabilities(self, logits: torch.Tensor | None) -> torch.Tensor | None:
@@ -154,8 +156,8 @@ class VcpClipModel(nn.Module):
             images: Normalised images, ``(B, 3, H, W)``.
 
         Returns:
-            Image scores ``(B,)`` and anomaly maps ``(B, H, W)``, all 0..1. The score is the mean of the largest pixels of
-            each branch's map before smoothing, both branches alike; the map weighs the branches and is smoothed.
+            Image scores ``(B,)`` and anomaly maps ``(B, H, W)``, all 0..1. The score is the mean of the largest pixels
+            of each branch's map before smoothing, both branches alike; the map weighs the branches and is smoothed.
         """
         maps = self.branch_maps(images)
         score = torch.stack([top_mean(branch, self.top_pixels) for _, branch in maps]).mean(dim=0)
