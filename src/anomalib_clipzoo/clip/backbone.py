@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from .files import load_clip_weights
+from .files import find_weights, load_clip_weights
 from .text import TextTower
-from .vision import VisionTower
+from .vision import VisionTower, check_image_size
 
 logger = logging.getLogger(__name__)
 
 TOY = "toy"
-CLIP_CONTEXT_LENGTH = 77
 CLIP_VOCABULARY = 49408
+PATCH_SIZE, IMAGE_SIZE = 16, 224  # where a configuration names none
 # What a plain ViT's configuration says, and no more; a key beyond these (a timm tower, an attention pool, another
 # tokenizer ...) changes the architecture.
 PLAIN_VISION_KEYS = {"image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio", "ls_init_value"}
@@ -68,11 +68,12 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         config = read_config(name)
+        if image_size is not None:  # said before anything is downloaded or built
+            image_size = check_image_size(image_size, config["vision_cfg"].get("patch_size", PATCH_SIZE))
+        weights = find_weights(name, asset("toy_clip.safetensors") if name == TOY else pretrained)
         clip = _build_clip(config, quick_gelu)
-        if name == TOY:
-            pretrained = asset("toy_clip.safetensors")
-        if pretrained is not None:
-            load_clip_weights(clip, name, pretrained)
+        if weights is not None:
+            load_clip_weights(clip, name, weights)
         self.vision = VisionTower(clip.visual, image_size, interpolation=interpolation, antialias=antialias)
         self.text = TextTower(clip)
         self.requires_grad_(requires_grad=False)
@@ -108,9 +109,9 @@ def default_image_size(name: str, paper_size: int | None) -> tuple[int, int]:
         The paper's size where the backbone's patch size divides it, otherwise the backbone's native size.
     """
     vision = read_config(name)["vision_cfg"]
-    if paper_size and paper_size % vision.get("patch_size", 16) == 0:
+    if paper_size and paper_size % vision.get("patch_size", PATCH_SIZE) == 0:
         return paper_size, paper_size
-    native = vision.get("image_size", 224)
+    native = vision.get("image_size", IMAGE_SIZE)
     return (native, native) if isinstance(native, int) else tuple(native)
 
 

@@ -16,19 +16,17 @@ from safetensors.torch import load_file
 NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}
 
 
-def load_clip_weights(clip: Any, name: str, pretrained: str | Path) -> None:
+def load_clip_weights(clip: Any, name: str, path: Path) -> None:
     """Fill a CLIP with pretrained weights.
 
     Args:
         clip: open_clip's ``CLIP``.
-        name: The backbone's name, to find the tag and for messages.
-        pretrained: An open_clip tag or the path of a file.
+        name: The backbone's name, for messages.
+        path: The file of weights.
 
     Raises:
-        FileNotFoundError: If the file does not exist, or the tag's weights cannot be downloaded.
-        ValueError: If the tag is unknown or the weights do not fit the backbone.
+        ValueError: If the file cannot be read or its weights do not fit the backbone.
     """
-    path = find_weights(name, pretrained)
     state = expand_token_embedding(read_state_dict(path), clip.token_embedding.num_embeddings)
     expected = clip.state_dict()
     state = {key: value.float() for key, value in state.items() if key in expected or key not in NOT_WEIGHTS}
@@ -63,8 +61,19 @@ def _first(items: list[str], verb: str, most: int = 3) -> str:
     return f"it {verb} {', '.join(items[:most])}{more}"
 
 
-def find_weights(name: str, pretrained: str | Path) -> Path:
-    """Return the path of a file of weights, downloading an open_clip tag's through open_clip if need be."""
+def find_weights(name: str, pretrained: str | Path | None) -> Path | None:
+    """Return the path of a file of weights, downloading an open_clip tag's through open_clip if need be.
+
+    Args:
+        name: The backbone's name, to find the tag.
+        pretrained: An open_clip tag, the path of a file, or ``None`` for no weights.
+
+    Raises:
+        FileNotFoundError: If the file does not exist, or the tag's weights cannot be downloaded.
+        ValueError: If the tag is unknown.
+    """
+    if pretrained is None:
+        return None
     path = Path(pretrained).expanduser()
     if path.is_file():
         return path

@@ -58,7 +58,8 @@ class VisionTower(nn.Module):
         self.projection: nn.Parameter = visual.proj
         self.native_grid: tuple[int, int] = tuple(visual.grid_size)
         self.patch_size: int = self.patch_embedding.kernel_size[0]
-        self.image_size = self.check_image_size(image_size)
+        native_size = (self.native_grid[0] * self.patch_size, self.native_grid[1] * self.patch_size)
+        self.image_size = check_image_size(image_size or native_size, self.patch_size)
         self.grid = (self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size)
         resized = resize_positions(self.native_position, self.native_grid, self.grid, interpolation, antialias)
         self.register_buffer("position", resized, persistent=False)
@@ -72,21 +73,6 @@ class VisionTower(nn.Module):
     def depth(self) -> int:
         """Number of blocks."""
         return len(self.blocks)
-
-    def check_image_size(self, image_size: int | Sequence[int] | None) -> tuple[int, int]:
-        """Return the image size as (height, width), or say why it cannot be used."""
-        if image_size is None:
-            height, width = (side * self.patch_size for side in self.native_grid)
-        else:
-            height, width = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        if height % self.patch_size or width % self.patch_size or min(height, width) <= 0:
-            nearest = [max(1, round(side / self.patch_size)) * self.patch_size for side in (height, width)]
-            msg = (
-                f"image_size {height}x{width} is not a multiple of the backbone's patch size {self.patch_size}; "
-                f"the nearest size that is: {nearest[0]}x{nearest[1]}."
-            )
-            raise ValueError(msg)
-        return height, width
 
     def check_layers(self, layers: Iterable[int]) -> tuple[int, ...]:
         """Return the layers in ascending order, or say which do not exist (layers count from 1)."""
@@ -133,6 +119,23 @@ class VisionTower(nn.Module):
             if layer in layers:
                 tapped.append(tokens)
         return VisionFeatures(image=self.project(tokens[:, 0]), tokens=tapped)
+
+
+def check_image_size(image_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:
+    """Return an image size as (height, width), or say why a tower cannot use it.
+
+    Raises:
+        ValueError: If a side is not a multiple of the patch size.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if height % patch_size or width % patch_size or min(height, width) <= 0:
+        nearest = [max(1, round(side / patch_size)) * patch_size for side in (height, width)]
+        msg = (
+            f"image_size {height}x{width} is not a multiple of the backbone's patch size {patch_size}; "
+            f"the nearest size that is: {nearest[0]}x{nearest[1]}."
+        )
+        raise ValueError(msg)
+    return height, width
 
 
 def quarter_layers(depth: int) -> tuple[int, ...]:

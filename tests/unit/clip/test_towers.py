@@ -3,58 +3,107 @@
 
 """The towers against open_clip's own forward pass."""
 
-import json
-
 import open_clip
 import pytest
 import torch
 from open_clip.factory import get_model_config
 from open_clip.model import CLIP, resize_pos_embed
 
-from anomalib_clipzoo.clip import Backbone
-from anomalib_clipzoo.clip.backbone import _unplain_keys, read_config
+from anomalib_clipzoo.clip import TextTower, VisionTower
+from anomalib_clipzoo.clip.backbone import _unplain_keys
+from anomalib_clipzoo.clip.text import tokenize
 
-TINY = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 48, "heads": 3, "layers": 2},
-}
-# Full-size towers take seconds and gigabytes each; what differs between the shipped configurations is shape, so each is
-# run with its own heads, widths, patch and image size but only the first two blocks of either tower.
+TEXTS = ["a photo of a damaged bottle.", "tile", "a close-up photo of the metal_nut for visual inspection"]
 PLAIN = [name for name in open_clip.list_models() if not _unplain_keys(get_model_config(name))]
 
 
 def shallow(name: str) -> dict:
-    config = read_config(name)
-    return {
-        "embed_dim": config["embed_dim"],
-        "vision_cfg": {**config["vision_cfg"], "layers": 2},
-        "text_cfg": {**config["text_cfg"], "layers": 2, "vocab_size": 49408},
-    }
+    """A shipped configuration with its own widths, heads, patches and sizes, but two blocks to a tower.
+
+    Full towers take minutes and gigabytes; every block runs the same code.
+    """
+    config = get_model_config(name)
+    vision = {**config["vision_cfg"], "layers": 2}
+    return {"embed_dim": config["embed_dim"], "vision_cfg": vision, "text_cfg": {**config["text_cfg"], "layers": 2}}
 
 
-def both(config: dict, tmp_path, *, quick_gelu: bool = False, **arguments) -> tuple[CLIP, Backbone]:
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(config))
-    backbone = Backbone(str(path), None, quick_gelu=quick_gelu, **arguments)
-    clip = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=quick_gelu).eval()
-    weights = tmp_path / "weights.pt"
-    torch.save(clip.state_dict(), weights)
-    return clip, Backbone(str(path), weights, quick_gelu=quick_gelu, **arguments)
+def same_shapes_once() -> list[str]:
+    unique = {str(shallow(name)): name for name in reversed(PLAIN)}
+    return sorted(unique.values())
+
+
+def build(config: dict, *, quick_gelu: bool = False) -> CLIP:
+    torch.manual_seed(0)
+    arguments = (config["embed_dim"], config["vision_cfg"], config["text_cfg"])
+    return CLIP(*arguments, quick_gelu=quick_gelu).eval().requires_grad_(requires_grad=False)
+
+
+def close(given: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
+
+
+def resized(clip: CLIP, config: dict, size: tuple[int, int], **how) -> CLIP:
+    """The same weights in a CLIP of another image size, by open_clip's own loading code."""
+    other = build({**config, "vision_cfg": {**config["vision_cfg"], "image_size": size}})
+    state = dict(clip.state_dict())
+    resize_pos_embed(state, other, **how)
+    other.load_state_dict(state)
+    return other
 
 
 def test_there_are_plain_configurations():
     assert {"ViT-L-14-336", "ViT-B-16", "ViT-B-16-plus-240", "ViT-H-14", "ViT-B-32-quickgelu"} <= set(PLAIN)
 
 
-@pytest.mark.parametrize("quick_gelu", [False, True])
-@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16-plus-240", "ViT-L-14-336", "ViT-M-16-alt", "ViT-S-32"])
-def test_towers_equal_open_clip(name, quick_gelu, tmp_path):
-    clip, backbone = both(shallow(name), tmp_path, quick_gelu=quick_gelu)
-    images = torch.randn(2, 3, *backbone.vision.image_size)
-    texts = ["a photo of a damaged bottle.", "tile"]
-    with torch.no_grad():
-        expected, given = clip.encode_image(images), backbone.vision(images).image
-        torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
-        expected, given = clip.encode_text(open_clip.tokenize(texts)), backbone.text(backbone.text.tokenize(texts))
-        torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
+@pytest.mark.parametrize("name", same_shapes_once())
+def test_towers_equal_open_clip(name):
+    clip = build(shallow(name), quick_gelu="quickgelu" in name or name == "ViT-L-14")
+    vision, text = VisionTower(clip.visual), TextTower(clip)
+    images = torch.randn(1, 3, *vision.image_size)
+    close(vision(images).image, clip.encode_image(images))
+    close(text(tokenize(TEXTS, 77)), clip.encode_text(open_clip.tokenize(TEXTS)))
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("size", [(96, 96), (64, 160)])
+def test_other_image_sizes_equal_open_clips_resizing(size, antialias):
+    config = shallow("ViT-S-16")
+    clip = build(config)
+    tower = VisionTower(clip.visual, size, antialias=antialias)
+    images = torch.randn(2, 3, *size)
+    close(tower(images).image, resized(clip, config, size, antialias=antialias).encode_image(images))
+
+
+@pytest.mark.parametrize("size", [(96, 96), (64, 160)])
+def test_bilinear_positions(size):
+    config = shallow("ViT-S-16")
+    clip = build(config)
+    tower = VisionTower(clip.visual, size, interpolation="bilinear", antialias=False)
+    images = torch.randn(2, 3, *size)
+    expected = resized(clip, config, size, interpolation="bilinear", antialias=False)
+    close(tower(images).image, expected.encode_image(images))
+
+
+def test_layers_are_the_residual_stream_after_each_block():
+    config = shallow("ViT-S-16")
+    clip = build(config)
+    tower = VisionTower(clip.visual)
+    features = tower(torch.randn(2, 3, 224, 224), layers=(1, 2))
+    assert [tokens.shape for tokens in features.tokens] == [(2, 197, 384)] * 2
+    close(tower.project(features.tokens[1][:, 0]), features.image)
+
+
+def test_overwritten_tokens_reach_the_following_blocks_only():
+    text = TextTower(build(shallow("ViT-S-16")))
+    tokens = text.embed(tokenize(TEXTS[:1], 77)) + text.position[:9]
+    prompt = torch.randn(1, 2, text.width)
+    changed = text.run_blocks(tokens, {1: prompt})
+    assert not torch.allclose(changed, text.run_blocks(tokens))
+    torch.testing.assert_close(
+        changed[:, 0], text.run_blocks(tokens)[:, 0]
+    )  # the mask is causal: start sees itself only
+
+
+def test_too_long_a_prompt_is_an_error():
+    with pytest.raises(ValueError, match=r"takes 82 tokens.*room for 77"):
+        tokenize(["word " * 80], 77)
