@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from anomalib import LearningType
 from anomalib.data import Batch
+from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback
 from torch import nn
 from torch.utils.data import DataLoader
+
+from anomalib_clipzoo.metrics import PerCategoryEvaluator
 
 from .pre_processor import ClipPreProcessor
 from .training_images import TrainingImages
@@ -94,6 +97,11 @@ class ClipZooModule(_Module):
         """Configure anomalib's own post-processor."""
         return PostProcessor()
 
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """Configure metrics per category and their mean."""
+        return PerCategoryEvaluator()
+
     # ---- training ----
 
     def configure_callbacks(self) -> list[Callback]:
@@ -141,7 +149,8 @@ class ClipZooModule(_Module):
         super().on_save_checkpoint(checkpoint)
         checkpoint["state_dict"] = learned_state(checkpoint["state_dict"])
         checkpoint[RECORD] = self._record()
-        checkpoint["hyper_parameters"] = {**checkpoint.get("hyper_parameters", {}), "weights": None}
+        arguments = {key: _plain(value) for key, value in checkpoint.get("hyper_parameters", {}).items()}
+        checkpoint["hyper_parameters"] = {**arguments, "weights": None}  # what they held is in the checkpoint now
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint fits, then complete it with this model's own frozen CLIP."""
@@ -182,7 +191,9 @@ def choose(given: Any, learned: LearnedWeights | None, name: str, default: Any) 
 
 
 def _plain(value: Any) -> Any:
-    """Turn tuples and paths into what JSON and ``weights_only`` loading know."""
-    if isinstance(value, list | tuple):
+    """Turn paths and sequences of any kind into what JSON and ``weights_only`` loading know."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return value
