@@ -78,6 +78,7 @@ class Backbone(nn.Module):
         self.text = TextTower(clip)
         self.requires_grad_(requires_grad=False)
         self.eval()
+        self._fingerprint = self._hash_weights()  # as loaded: a cast to another precision leaves the CLIP what it is
 
     @property
     def embed_dim(self) -> int:
@@ -90,6 +91,9 @@ class Backbone(nn.Module):
 
     def fingerprint(self) -> str:
         """Return a short hash of the weights, the same for the same CLIP however it was named or where it lay."""
+        return self._fingerprint
+
+    def _hash_weights(self) -> str:
         towers = (self.vision.class_embedding, self.vision.native_position, self.vision.projection)
         words = (self.text.position, self.text.projection)
         digest = hashlib.sha256()

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import Transform
 
 from anomalib_clipzoo.data.category import CategoryDataset
 from anomalib_clipzoo.data.checks import check_annotations, check_disjoint, check_files
+from anomalib_clipzoo.data.mosaic import MosaicDataset
 from anomalib_clipzoo.data.nested import DEFAULT_SEED, NestedDataModule, as_datamodule, fresh_copy, set_up
 
 
@@ -44,6 +45,8 @@ class CrossDataset(NestedDataModule):
         validation_split: Part of the auxiliary images that is held out, in 0..1 (excluded). At 0 all are learned from
             and there is no validation: thresholds stay at 0.5.
         allow_overlap: Whether auxiliary and target may share images.
+        mosaic: Probability that a training image is replaced by a mosaic of four anomalous ones of its category, see
+            :class:`~anomalib_clipzoo.data.mosaic.MosaicDataset`; the papers' codes have 0.2 when learning on MVTec AD.
         train_batch_size: Images per training batch.
         eval_batch_size: Images per validation and test batch.
         num_workers: Processes that read images.
@@ -54,8 +57,8 @@ class CrossDataset(NestedDataModule):
         seed: Seed of the held-out part, the same in every process.
 
     Raises:
-        ValueError: If ``validation_split`` is out of range or no auxiliary datamodule is given; and from ``setup``, if
-            the auxiliary data have no anomalies or lack masks, if files cannot be read, if a mask does not have its
+        ValueError: If ``validation_split`` or ``mosaic`` is out of range or no auxiliary datamodule is given; and from
+            ``setup``, if the auxiliary data have no anomalies or lack masks, if files cannot be read, if a mask does not have its
             image's size, or if auxiliary and target share images.
 
     Example:
@@ -69,6 +72,7 @@ class CrossDataset(NestedDataModule):
         target: AnomalibDataModule,
         validation_split: float = 0.1,
         allow_overlap: bool = False,
+        mosaic: float = 0.0,
         train_batch_size: int = 8,
         eval_batch_size: int = 8,
         num_workers: int = 4,
@@ -91,6 +95,9 @@ class CrossDataset(NestedDataModule):
         if not 0 <= validation_split < 1:
             msg = f"validation_split is a part of the auxiliary images, at least 0 and below 1, not {validation_split}."
             raise ValueError(msg)
+        if not 0 <= mosaic <= 1:
+            msg = f"mosaic is a probability, 0 to 1, not {mosaic}."
+            raise ValueError(msg)
         parts = [auxiliary] if isinstance(auxiliary, (AnomalibDataModule, Mapping, Namespace)) else auxiliary
         self.auxiliary = [_whole(part) for part in parts]
         if not self.auxiliary:
@@ -100,6 +107,7 @@ class CrossDataset(NestedDataModule):
         self.category = self.target.category
         self.validation_split = validation_split
         self.allow_overlap = allow_overlap
+        self.mosaic = mosaic
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -121,6 +129,8 @@ class CrossDataset(NestedDataModule):
         if not self.allow_overlap:
             check_disjoint(annotated.samples["image_path"], self._target_images())
         self._split(annotated)
+        if self.mosaic:
+            self.train_data = MosaicDataset(self.train_data, self.mosaic)
 
     def _annotated_images(self) -> CategoryDataset:
         """Join the auxiliary datasets' test images."""

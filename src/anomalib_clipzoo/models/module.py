@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from anomalib_clipzoo.metrics import PerCategoryEvaluator
 
+from .post_processor import ProbabilityPostProcessor
 from .pre_processor import ClipPreProcessor
 from .training_images import TrainingImages
 from .weights import (
@@ -54,7 +55,6 @@ class ClipZooModule(_Module):
 
     model: Any
     zero_shot: bool = False
-    augmentation: nn.Module | None = None
 
     # ---- how anomalib runs the model ----
 
@@ -94,8 +94,8 @@ class ClipZooModule(_Module):
         return ClipPreProcessor(image_size or CLIP_SIZE)
 
     def configure_post_processor(self) -> PostProcessor:
-        """Configure anomalib's own post-processor."""
-        return PostProcessor()
+        """Configure anomalib's post-processor for scores that are probabilities."""
+        return ProbabilityPostProcessor()
 
     @staticmethod
     def configure_evaluator() -> Evaluator:
@@ -104,10 +104,15 @@ class ClipZooModule(_Module):
 
     # ---- training ----
 
+    def configure_augmentation(self) -> nn.Module | None:
+        """Configure what changes a training batch's images and masks; nothing by default."""
+        return None
+
     def configure_callbacks(self) -> list[Callback]:
         """Prepare training images first, then run anomalib's components."""
         components = super().configure_callbacks()
-        return [TrainingImages(self.augmentation), *(components if isinstance(components, Sequence) else [components])]
+        components = components if isinstance(components, Sequence) else [components]
+        return [TrainingImages(self.configure_augmentation()), *components]
 
     def setup(self, stage: str) -> None:
         """Train for the paper's number of epochs where the user names none."""
@@ -173,10 +178,12 @@ class ClipZooModule(_Module):
         return {"model": type(self).__name__, "arguments": arguments, "fingerprint": fingerprint}
 
     def _check_fingerprint(self, source: Path, arguments: Mapping[str, Any], fingerprint: str | None) -> None:
-        if fingerprint in {None, self.model.backbone.fingerprint()}:
+        same_activation = arguments.get("quick_gelu", self.hparams.quick_gelu) == self.hparams.quick_gelu
+        if same_activation and fingerprint in {None, self.model.backbone.fingerprint()}:
             return
         theirs, ours = (
-            f"{a.get('backbone')!r} (pretrained {a.get('pretrained')!r})" for a in (arguments, self.hparams)
+            f"{a.get('backbone')!r} (pretrained {a.get('pretrained')!r}, quick_gelu {a.get('quick_gelu')})"
+            for a in (arguments, self.hparams)
         )
         msg = f"{source} was learned on backbone {theirs}, but this model stands on {ours}: give it the same CLIP."
         raise ValueError(msg)

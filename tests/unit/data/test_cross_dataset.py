@@ -215,3 +215,12 @@ def test_images_that_the_target_keeps_for_references_count_too(auxiliary_root, t
     shutil.copy(auxiliary_root / "bottle/test/good/003.png", target_root / "wood/train/good/000.png")
     with pytest.raises(ValueError, match="1 auxiliary images"):
         CrossDataset(MVTecAD(auxiliary_root, "bottle"), MVTecAD(target_root, "wood")).setup()
+
+
+def test_mosaic_is_for_training_images_only(auxiliary_root, target_root):
+    datamodule = cross(auxiliary_root, target_root, mosaic=1.0)
+    datamodule.setup()
+    assert all(bool(item.gt_label) for item in datamodule.train_data)
+    assert len({bool(item.gt_label) for item in datamodule.val_data}) == 2
+    with pytest.raises(ValueError, match="mosaic is a probability"):
+        cross(auxiliary_root, target_root, mosaic=20)

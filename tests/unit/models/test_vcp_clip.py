@@ -3,12 +3,17 @@
 
 """VcpClip beyond its figures: arguments, weights in and out, what it says to bad input."""
 
+from types import SimpleNamespace
+
+import pandas as pd
 import pytest
 import torch
 from anomalib import LearningType
+from anomalib.data import ImageBatch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from anomalib_clipzoo.models.pre_processor import ClipPreProcessor
 from anomalib_clipzoo.models.vcp_clip import VcpClip
 from anomalib_clipzoo.models.vcp_clip.augmentation import TrainingAugmentation
 from tests.parity.files import GOLDEN
@@ -46,6 +51,13 @@ def test_scores_and_maps_are_probabilities(tiny, image_size, branch):
         assert values.min() >= 0
         assert values.max() <= 1
         assert values.std() > 0
+
+
+def test_weights_bring_what_they_were_learned_with(tiny, tmp_path):
+    settings = {"normal_prompts": ["a flawless {}"], "branch": "post", "use_global": False, "deep_prompt_len": 0}
+    path = build(tiny, **settings).save_weights(tmp_path / "learned.safetensors")
+    hparams = build(tiny, weights=path).hparams
+    assert {key: hparams[key] for key in settings} == settings
 
 
 def test_other_words_at_test(tiny):
@@ -180,6 +192,34 @@ def test_reference_checkpoint_of_another_model(tiny, tmp_path):
         build(tiny, weights=tmp_path / "epoch_15.pth")
 
 
+@pytest.mark.parametrize("augment", [True, False])
+def test_training_images_are_augmented_before_they_are_resized(tiny, augment):
+    callbacks = build(tiny, augment=augment).configure_callbacks()
+    training_images, pre_processor = callbacks[:2]
+    assert isinstance(pre_processor, ClipPreProcessor)
+    batch = ImageBatch(
+        image=torch.rand(8, 3, 40, 40), gt_mask=torch.zeros(8, 40, 40), gt_label=torch.zeros(8, dtype=torch.bool)
+    )
+    before = batch.image.clone()
+    training_images.on_train_batch_start(None, None, batch, 0)
+    assert torch.equal(batch.image, before) != augment
+
+
+def test_synthetic_anomalies_come_with_their_masks_and_labels(tiny, caplog):
+    training_images = build(tiny, augment=False).configure_callbacks()[0]
+    samples = pd.DataFrame({"label_index": [0, 0]})
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(train_data=SimpleNamespace(samples=samples)))
+    training_images.on_fit_start(trainer, None)
+    assert "learns on synthetic (Perlin noise) anomalies" in caplog.text
+    batch = ImageBatch(image=torch.rand(16, 3, 40, 40), gt_mask=None, gt_label=torch.zeros(16, dtype=torch.bool))
+    before = batch.image.clone()
+    training_images.on_train_batch_start(trainer, None, batch, 0)
+    changed = (batch.image != before).any(dim=1)
+    assert 0 < batch.gt_label.sum() < 16
+    assert torch.equal(batch.gt_label.bool(), batch.gt_mask.flatten(1).any(dim=1))
+    assert not (changed & ~batch.gt_mask.bool()).any()
+
+
 def test_augmentation_moves_image_and_mask_alike():
     torch.manual_seed(0)
     masks = torch.zeros(16, 64, 64)
@@ -204,3 +244,9 @@ def test_mixed_precision(tiny):
         with torch.autocast("cpu", torch.bfloat16):
             given = model.model(images).anomaly_map
     assert (given.float() - expected).abs().max() < 0.05
+
+
+def test_another_activation_is_another_clip(tiny, tmp_path):
+    path = build(tiny, quick_gelu=True).save_weights(tmp_path / "learned.safetensors")
+    with pytest.raises(ValueError, match=r"quick_gelu True\), but this model stands on .*quick_gelu False"):
+        build(tiny, weights=path)

@@ -43,11 +43,12 @@ class VcpClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning
             points of the tower, the paper's (6, 12, 18, 24) of 24.
         prompt_len: Number of learned vectors in place of the product's name. ``None``: that of ``weights``, or 2.
         deep_prompt_len: Number of learned tokens in every text block, 0 for none. ``None``: that of ``weights``, or 1.
-        use_global: Whether the image's global feature shapes the prompt (Pre-VCP).
-        branch: "fused" for both maps, "base" or "post" for one of them alone.
+        use_global: Whether the image's global feature shapes the prompt (Pre-VCP). ``None``: as ``weights``, or yes.
+        branch: "fused" for both maps, "base" or "post" for one of them alone. ``None``: as ``weights``, or "fused".
         base_weight: Weight of the base map in the fused map.
-        normal_prompts: Sentences for the normal state; {} is where the learned vectors go.
-        abnormal_prompts: Sentences for the abnormal state.
+        normal_prompts: Sentences for the normal state; {} is where the learned vectors go. ``None``: those of
+            ``weights``, or "a photo of a good {}".
+        abnormal_prompts: Sentences for the abnormal state. ``None``: as ``weights``, or "a photo of a damaged {}".
         test_normal_prompts: Sentences for the normal state at test, where they differ from those of training.
         test_abnormal_prompts: Sentences for the abnormal state at test, where they differ from those of training.
         top_pixels: How many of the largest pixels make the image score. ``None``: 2,000 of 518 x 518, scaled by area.
@@ -93,11 +94,11 @@ class VcpClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning
         layers: Sequence[int] | None = None,
         prompt_len: int | None = None,
         deep_prompt_len: int | None = None,
-        use_global: bool = True,
-        branch: Branch = "fused",
+        use_global: bool | None = None,
+        branch: Branch | None = None,
         base_weight: float = 0.2,
-        normal_prompts: Sequence[str] = NORMAL_PROMPTS,
-        abnormal_prompts: Sequence[str] = ABNORMAL_PROMPTS,
+        normal_prompts: Sequence[str] | None = None,
+        abnormal_prompts: Sequence[str] | None = None,
         test_normal_prompts: Sequence[str] | None = None,
         test_abnormal_prompts: Sequence[str] | None = None,
         top_pixels: int | None = None,
@@ -118,6 +119,10 @@ class VcpClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning
         layers = choose(layers, learned, "layers", quarter_layers(clip.vision.depth))
         prompt_len = choose(prompt_len, learned, "prompt_len", 2)
         deep_prompt_len = choose(deep_prompt_len, learned, "deep_prompt_len", 1)
+        use_global = choose(use_global, learned, "use_global", True)
+        branch = choose(branch, learned, "branch", "fused")
+        normal_prompts = choose(normal_prompts, learned, "normal_prompts", NORMAL_PROMPTS)
+        abnormal_prompts = choose(abnormal_prompts, learned, "abnormal_prompts", ABNORMAL_PROMPTS)
         model = VcpClipModel(
             clip,
             layers=layers,
@@ -141,7 +146,7 @@ class VcpClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning
         )
         self.model = model
         self.loss = VcpClipLoss()
-        self.augmentation = TrainingAugmentation(image_size) if augment else None
+        self.augment = augment
         self.lr = lr
         self.temperature_lr = temperature_lr
         if learned:
@@ -164,6 +169,10 @@ class VcpClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning
             "deep_prompt_len": state[DEEP_PROMPTS].shape[1] if DEEP_PROMPTS in state else 0,
         }
         return replace(learned, state=state, arguments={**learned.arguments, **lengths})
+
+    def configure_augmentation(self) -> nn.Module | None:
+        """Configure the reference code's augmentation."""
+        return TrainingAugmentation(self.model.backbone.vision.image_size) if self.augment else None
 
     def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Compute the loss of a batch of images with masks."""
