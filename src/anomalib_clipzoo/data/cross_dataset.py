@@ -58,8 +58,8 @@ class CrossDataset(NestedDataModule):
 
     Raises:
         ValueError: If ``validation_split`` or ``mosaic`` is out of range or no auxiliary datamodule is given; and from
-            ``setup``, if the auxiliary data have no anomalies or lack masks, if files cannot be read, if a mask does not have its
-            image's size, or if auxiliary and target share images.
+            ``setup``, if the auxiliary data have no anomalies or lack masks, if files cannot be read, if a mask has another
+            size than its image, or if auxiliary and target share images.
 
     Example:
         >>> from anomalib.data import MVTecAD, Visa
@@ -130,7 +130,7 @@ class CrossDataset(NestedDataModule):
             check_disjoint(annotated.samples["image_path"], self._target_images())
         self._split(annotated)
         if self.mosaic:
-            self.train_data = MosaicDataset(self.train_data, self.mosaic)
+            self.train_data = MosaicDataset([self.train_data], self.mosaic)
 
     def _annotated_images(self) -> CategoryDataset:
         """Join the auxiliary datasets' test images."""

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
+from anomalib.data import AnomalibDataset
 from anomalib.data.utils import LabelName
 from torchvision.tv_tensors import Image, Mask
 
@@ -22,12 +24,12 @@ class MosaicDataset(CategoryDataset):
     brought back to the replaced image's size, so that a batch need not be enlarged for it.
 
     Args:
-        dataset: The images to learn from.
+        datasets: The images to learn from.
         rate: Probability that an image is replaced, 0..1.
     """
 
-    def __init__(self, dataset: CategoryDataset, rate: float) -> None:
-        super().__init__([dataset], [None])
+    def __init__(self, datasets: list[AnomalibDataset], rate: float) -> None:
+        super().__init__(datasets, [None] * len(datasets))
         self.rate = rate
 
     def __getitem__(self, index: int) -> CategoryItem:
@@ -45,7 +47,7 @@ class MosaicDataset(CategoryDataset):
         return samples.index[same & (samples["label_index"] == LabelName.ABNORMAL)].tolist()
 
 
-def _mosaic(item: CategoryItem, parts: list[CategoryItem]) -> CategoryItem:
+def _mosaic(item: Any, parts: list[Any]) -> CategoryItem:
     """Put four images and their masks into one of the item's size."""
     height, width = parts[0].image.shape[-2:]
     image, mask = torch.zeros(3, 2 * height, 2 * width), torch.zeros(2 * height, 2 * width)

@@ -178,7 +178,7 @@ class ClipZooModule(_Module):
         return {"model": type(self).__name__, "arguments": arguments, "fingerprint": fingerprint}
 
     def _check_fingerprint(self, source: Path, arguments: Mapping[str, Any], fingerprint: str | None) -> None:
-        same_activation = arguments.get("quick_gelu", self.hparams.quick_gelu) == self.hparams.quick_gelu
+        same_activation = arguments.get("quick_gelu", self.hparams["quick_gelu"]) == self.hparams["quick_gelu"]
         if same_activation and fingerprint in {None, self.model.backbone.fingerprint()}:
             return
         theirs, ours = (

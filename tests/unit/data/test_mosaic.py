@@ -37,7 +37,7 @@ def dataset(tmp_path):
 
 
 def test_a_mosaic_has_four_anomalies_of_its_own_category_and_their_masks(dataset):
-    mosaics = MosaicDataset(dataset, rate=1.0)
+    mosaics = MosaicDataset([dataset], rate=1.0)
     assert len(mosaics) == len(dataset) == 4
     for index in range(4):
         item = mosaics[index]
@@ -49,9 +49,9 @@ def test_a_mosaic_has_four_anomalies_of_its_own_category_and_their_masks(dataset
 
 
 def test_rate(dataset):
-    assert all(MosaicDataset(dataset, rate=0.0)[index].gt_mask.sum().item() in {0, 64} for index in range(4))
+    assert all(MosaicDataset([dataset], rate=0.0)[index].gt_mask.sum().item() in {0, 64} for index in range(4))
     torch.manual_seed(0)
-    some = MosaicDataset(dataset, rate=0.5)
+    some = MosaicDataset([dataset], rate=0.5)
     normal = some.samples.index[some.samples["label_index"] == 0][0]
     replaced = [bool(some[normal].gt_label) for _ in range(100)]
     assert 30 < sum(replaced) < 70
