@@ -16,16 +16,22 @@ if TYPE_CHECKING:
     from .data.cross_dataset import CrossDataset
     from .data.multi_category import MultiCategory
     from .data.toy import ToyAD
+    from .models.ada_clip import AdaClip
+    from .models.anomaly_clip import AnomalyClip
     from .models.vcp_clip import VcpClip
+    from .models.win_clip_plus import WinClipPlus
 
 __version__ = "0.1.0"
-__all__ = ["CrossDataset", "MultiCategory", "ToyAD", "VcpClip"]
+__all__ = ["AdaClip", "AnomalyClip", "CrossDataset", "MultiCategory", "ToyAD", "VcpClip", "WinClipPlus"]
 
 _MODULES = {
+    "AdaClip": ".models.ada_clip",
+    "AnomalyClip": ".models.anomaly_clip",
     "CrossDataset": ".data.cross_dataset",
     "MultiCategory": ".data.multi_category",
     "ToyAD": ".data.toy",
     "VcpClip": ".models.vcp_clip",
+    "WinClipPlus": ".models.win_clip_plus",
 }
 
 

@@ -50,7 +50,7 @@ def _resize(images: torch.Tensor, size: tuple[int, int], kernel: Kernel) -> torc
 
 def _to_levels(values: torch.Tensor) -> torch.Tensor:
     """Round halves up to 8-bit levels, as Pillow does."""
-    return (values + 0.5).floor().clamp(0, LEVELS)
+    return (values + 0.5).floor().clamp(0.0, LEVELS)
 
 
 def _filter_matrix(length: int, target: int, kernel: Kernel) -> torch.Tensor:

@@ -78,7 +78,7 @@ class TextTower(nn.Module):
         deep_prompts = deep_prompts or {}
         for index, block in enumerate(self.blocks[first:], start=first):
             if index in deep_prompts:
-                prompt = deep_prompts[index].expand(len(tokens), -1, -1).to(tokens.dtype)
+                prompt = deep_prompts[index].expand(tokens.shape[0], -1, -1).to(tokens.dtype)
                 tokens = torch.cat([tokens[:, :1], prompt, tokens[:, 1 + prompt.shape[1] :]], dim=1)
             tokens = residual_block(block, tokens, causal=True)
         return tokens
@@ -95,7 +95,7 @@ class TextTower(nn.Module):
 
 def select(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Pick one token ``(S, D)`` of each sequence in ``(S, L, D)`` at positions ``(S,)``."""
-    return tokens[torch.arange(len(tokens), device=tokens.device), positions]
+    return tokens[torch.arange(tokens.shape[0], device=tokens.device), positions]
 
 
 def end_of_text(ids: torch.Tensor) -> torch.Tensor:

@@ -95,7 +95,7 @@ class VisionTower(nn.Module):
             msg = f"The images are {given} pixels, the model was made for {expected}: resize them or set image_size."
             raise ValueError(msg)
         patches = self.patch_embedding(images).flatten(2).transpose(1, 2)
-        class_token = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        class_token = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         return torch.cat([class_token, patches], dim=1) + self.position.to(patches.dtype)
 
     def project(self, tokens: torch.Tensor) -> torch.Tensor:

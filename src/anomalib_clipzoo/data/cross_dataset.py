@@ -58,8 +58,8 @@ class CrossDataset(NestedDataModule):
 
     Raises:
         ValueError: If ``validation_split`` or ``mosaic`` is out of range or no auxiliary datamodule is given; and from
-            ``setup``, if the auxiliary data have no anomalies or lack masks, if files cannot be read, if a mask has another
-            size than its image, or if auxiliary and target share images.
+            ``setup``, if the auxiliary data have no anomalies or lack masks, if files cannot be read, if a mask has
+            another size than its image, or if auxiliary and target share images.
 
     Example:
         >>> from anomalib.data import MVTecAD, Visa

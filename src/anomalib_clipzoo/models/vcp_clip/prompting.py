@@ -36,7 +36,7 @@ class PreVcp(nn.Module):
     def forward(self, image_features: torch.Tensor) -> torch.Tensor:
         """Turn image features ``(B, E)``, not normalised, into the visual context ``(B, r, D)``."""
         if self.convolution is None:
-            return self.query.expand(len(image_features), -1, -1)
+            return self.query.expand(image_features.shape[0], -1, -1)
         return self.query + self.convolution(image_features[:, None])
 
 
@@ -159,7 +159,7 @@ def encode_sentences(
     if deep_prompts is None:
         tokens = select(text.run_blocks(tokens), end)
     else:
-        first, *deep = deep_prompts(len(tokens))
+        first, *deep = deep_prompts(tokens.shape[0])
         tokens = torch.cat([tokens[:, :1], first, tokens[:, 1:]], dim=1)
         tokens = text.run_blocks(tokens, dict(enumerate(deep, start=1)))
         tokens = deep_prompts.norm(select(tokens, end + first.shape[1]))

@@ -1,0 +1,123 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""State words, templates and class names: the compositional prompt ensemble of WinCLIP and AdaCLIP.
+
+A sentence is a template around a state around a class name: "a bad photo of the", "flawless {}", "bottle".
+"""
+
+from collections.abc import Sequence
+
+PLACEHOLDER = "{}"
+DEFAULT_CLASS_NAME = "object"  # where nobody knows what an image shows
+
+NORMAL_STATES = (
+    "{}",
+    "flawless {}",
+    "perfect {}",
+    "unblemished {}",
+    "{} without flaw",
+    "{} without defect",
+    "{} without damage",
+)
+WINCLIP_ABNORMAL_STATES = ("damaged {}", "{} with flaw", "{} with defect", "{} with damage")
+ADACLIP_ABNORMAL_STATES = ("damaged {}", "broken {}", "{} with flaw", "{} with defect", "{} with damage")
+
+WINCLIP_TEMPLATES = (
+    "a cropped photo of the {}.",
+    "a close-up photo of a {}.",
+    "a close-up photo of the {}.",
+    "a bright photo of a {}.",
+    "a bright photo of the {}.",
+    "a dark photo of the {}.",
+    "a dark photo of a {}.",
+    "a jpeg corrupted photo of the {}.",
+    "a jpeg corrupted photo of the {}.",  # twice in the reproductions, so that it weighs double
+    "a blurry photo of the {}.",
+    "a blurry photo of a {}.",
+    "a photo of a {}.",
+    "a photo of the {}.",
+    "a photo of a small {}.",
+    "a photo of the small {}.",
+    "a photo of a large {}.",
+    "a photo of the large {}.",
+    "a photo of the {} for visual inspection.",
+    "a photo of a {} for visual inspection.",
+    "a photo of the {} for anomaly detection.",
+    "a photo of a {} for anomaly detection.",
+)
+ADACLIP_TEMPLATES = (
+    "a bad photo of a {}.",
+    "a low resolution photo of the {}.",
+    "a bad photo of the {}.",
+    "a cropped photo of the {}.",
+)
+
+
+def compose(states: Sequence[str], templates: Sequence[str], class_name: str) -> list[str]:
+    """Write the sentences of every state in every template about one class.
+
+    Args:
+        states: States of the object, each with one ``{}`` for the class name.
+        templates: Sentences, each with one ``{}`` for the object in its state.
+        class_name: What the image shows.
+
+    Returns:
+        ``len(states) * len(templates)`` sentences, all templates of the first state first.
+
+    Raises:
+        ValueError: If there is no state or no template, or one has not exactly one ``{}``.
+    """
+    for kind, patterns in (("state", states), ("template", templates)):
+        _check_placeholders(kind, patterns)
+    objects = [_fill(state, class_name) for state in states]
+    return [_fill(template, described) for described in objects for template in templates]
+
+
+def _fill(pattern: str, words: str) -> str:
+    """Put words in the place of the pattern's ``{}``, whatever characters they have."""
+    before, after = pattern.split(PLACEHOLDER)
+    return f"{before}{words}{after}"
+
+
+def _check_placeholders(kind: str, patterns: Sequence[str]) -> None:
+    if isinstance(patterns, str) or not patterns:
+        msg = f"Give a list of at least one {kind}, not {patterns!r}."
+        raise ValueError(msg)
+    for pattern in patterns:
+        if pattern.count(PLACEHOLDER) != 1:
+            msg = f"The {kind} {pattern!r} must have exactly one {{}}, where the class name goes."
+            raise ValueError(msg)
+
+
+def clean_class_name(class_name: str) -> str:
+    """Return a class name as AdaCLIP writes it in a sentence: hyphens become spaces, underscores stay.
+
+    Raises:
+        ValueError: If nothing is left of it.
+    """
+    cleaned = class_name.replace("-", " ").strip()
+    if not cleaned:
+        msg = f"The class name {class_name!r} has no words: say what the images show, or leave it out."
+        raise ValueError(msg)
+    return cleaned
+
+
+def class_names_of(
+    categories: Sequence[str | None],
+    class_name: str | None = None,
+    fallback: str | None = None,
+) -> list[str]:
+    """Decide by which name each image of a batch goes.
+
+    Args:
+        categories: Category of each image, ``None`` where it is not known.
+        class_name: The user's own name for all images; it comes before everything else.
+        fallback: Name for images without category, ``None`` or empty for ``"object"``.
+
+    Returns:
+        One name per image.
+    """
+    if class_name:
+        return [class_name] * len(categories)
+    return [category or fallback or DEFAULT_CLASS_NAME for category in categories]

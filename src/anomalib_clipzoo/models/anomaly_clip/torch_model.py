@@ -1,0 +1,166 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""AnomalyCLIP as a PyTorch module: object-agnostic prompts for zero-shot anomaly detection.
+
+Paper: Zhou et al., "AnomalyCLIP: Object-agnostic prompt learning for zero-shot anomaly detection", ICLR 2024,
+https://arxiv.org/abs/2310.18961. Where paper and published code differ, this follows the code.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+from torch.nn import functional
+
+from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, upsample
+from anomalib_clipzoo.clip import Backbone
+
+from .attention import DualPath, LocalAttention
+from .prompting import ABNORMAL_STATES, CLASS_NAME, DEPTH, N_CTX, NORMAL_STATES, T_N_CTX, ObjectAgnosticPrompts
+
+PAPER_SIZE = 518
+SIGMA = 4.0  # pixels of 518
+TEMPERATURE = 0.07  # constant; CLIP's own logit scale is not used
+
+
+class Similarities(NamedTuple):
+    """How much images and patches are like the texts.
+
+    Attributes:
+        logits: Logits of (normal, abnormal) for each image, ``(B, 2)``.
+        patches: Probability of an anomaly for each layer and patch, ``(K, B, N)``, 0..1.
+    """
+
+    logits: torch.Tensor
+    patches: torch.Tensor
+
+
+class AnomalyClipModel(nn.Module):
+    """AnomalyCLIP: a frozen CLIP, two learned prompts for any object, and a local stream beside the image tower.
+
+    Args:
+        backbone: The frozen CLIP.
+        layers: Image blocks after which the local stream is compared with the texts, counted from 1; ``None`` for the
+            last alone.
+        dpam_layer: Where the local stream begins, see :class:`~.attention.DualPath`; ``None`` for 20 of 24.
+        local_attention: What attends to its own kind there: values, queries or keys.
+        normal_states: States of things in order, averaged.
+        abnormal_states: States of things with an anomaly, averaged.
+        class_name: The word for any object.
+        n_ctx: Number of learned words in a prompt.
+        depth: How many blocks of the text tower get learned tokens, the first one's words included.
+        t_n_ctx: Number of learned tokens in a block.
+        half_prompts: Whether those pass through half precision, as in the reference code.
+        sigma: Gaussian smoothing of the map in pixels; ``None`` for 4 of 518, scaled by height.
+
+    Raises:
+        ValueError: If layers or prompts do not fit the backbone.
+    """
+
+    text_features: torch.Tensor
+    encoded_prompts: torch.Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        layers: Sequence[int] | None = None,
+        dpam_layer: int | None = None,
+        local_attention: LocalAttention = "vv",
+        normal_states: Sequence[str] = NORMAL_STATES,
+        abnormal_states: Sequence[str] = ABNORMAL_STATES,
+        class_name: str = CLASS_NAME,
+        n_ctx: int = N_CTX,
+        depth: int = DEPTH,
+        t_n_ctx: int = T_N_CTX,
+        half_prompts: bool = True,
+        sigma: float | None = None,
+    ) -> None:
+        super().__init__()
+        vision = backbone.vision
+        self.backbone = backbone
+        self.dual_path = DualPath(vision, layers, dpam_layer, local_attention)
+        self.prompts = ObjectAgnosticPrompts(
+            backbone.text,
+            normal_states=normal_states,
+            abnormal_states=abnormal_states,
+            class_name=class_name,
+            n_ctx=n_ctx,
+            depth=depth,
+            t_n_ctx=t_n_ctx,
+            half_prompts=half_prompts,
+        )
+        height = vision.image_size[0]
+        self.smoothing = GaussianSmoothing(vision.image_size, SIGMA * height / PAPER_SIZE if sigma is None else sigma)
+        self.register_buffer("text_features", torch.empty(2, backbone.embed_dim), persistent=False)
+        self.register_buffer("encoded_prompts", torch.empty(0), persistent=False)
+        self.register_load_state_dict_post_hook(_forget_text_features)
+
+    def encode_text(self) -> torch.Tensor:
+        """Text features of (normal, abnormal) for any image, unit length, ``(2, E)``."""
+        return self.prompts(self.backbone.text)
+
+    def compare(self, images: torch.Tensor, text_features: torch.Tensor) -> Similarities:
+        """Compare images ``(B, 3, H, W)`` and their patches with text features ``(2, E)``."""
+        vision = self.backbone.vision
+        class_token, local = self.dual_path(vision, images)
+        # As in the reference code, the image feature goes without CLIP's last LayerNorm, patches do not.
+        image_features = functional.normalize(class_token @ vision.projection, dim=-1)
+        patches = functional.normalize(torch.stack([vision.project(layer[:, 1:]) for layer in local]), dim=-1)
+        logits, patch_logits = (features @ text_features.T / TEMPERATURE for features in (image_features, patches))
+        return Similarities(logits, abnormal_logit(patch_logits).sigmoid())
+
+    def layer_maps(self, patches: torch.Tensor) -> torch.Tensor:
+        """Bring probabilities of patches ``(K, B, N)`` to the image's resolution: ``(K, B, H, W)``."""
+        vision = self.backbone.vision
+        return upsample(patches, vision.grid, vision.image_size, align_corners=False)
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch:
+        """Detect and segment anomalies.
+
+        Args:
+            images: Normalised images, ``(B, 3, H, W)``.
+
+        Returns:
+            Image scores ``(B,)`` and anomaly maps ``(B, H, W)``, all 0..1. The score is the global one alone; the map
+            is the mean over layers, smoothed.
+        """
+        logits, patches = self.compare(images, self._current_text_features())
+        maps = self.layer_maps(patches.mean(dim=0, keepdim=True))[0]
+        return InferenceBatch(pred_score=abnormal_logit(logits).sigmoid(), anomaly_map=self.smoothing(maps))
+
+    # ---- text features, once per set of prompts ----
+
+    def train(self, mode: bool = True) -> "AnomalyClipModel":
+        """Switch between training and evaluation, for which texts are encoded at once: the model may be exported."""
+        super().train(mode)
+        if not mode:
+            self._refresh_text_features()
+        return self
+
+    def _current_text_features(self) -> torch.Tensor:
+        """Text features of the prompts as they are now, encoded anew only where these have changed.
+
+        Exported graphs hold the features as a constant, without the text tower.
+        """
+        if self.training:
+            return self.encode_text()
+        if not torch.compiler.is_compiling():
+            self._refresh_text_features()
+        return self.text_features
+
+    @torch.inference_mode(mode=False)
+    @torch.no_grad()
+    def _refresh_text_features(self) -> None:
+        prompts = nn.utils.parameters_to_vector(self.prompts.parameters())
+        if not torch.equal(prompts, self.encoded_prompts):
+            self.encoded_prompts = prompts
+            self.text_features = self.encode_text()
+
+
+def _forget_text_features(model: AnomalyClipModel, _incompatible_keys: object) -> None:
+    """Have the texts encoded anew after loading: the frozen CLIP may be another one."""
+    model.encoded_prompts = model.encoded_prompts.new_empty(0)

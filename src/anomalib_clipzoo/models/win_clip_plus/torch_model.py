@@ -1,0 +1,217 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""WinCLIP and WinCLIP+ as a PyTorch module: windows of an image against sentences and normal images.
+
+Paper: Jeong et al., "WinCLIP: Zero-/few-shot anomaly classification and segmentation", CVPR 2023,
+https://arxiv.org/abs/2303.14814. Its authors published no code; see :mod:`.scores` for how the reproductions differ.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+from torch.nn import functional
+
+from anomalib_clipzoo.anomaly.maps import abnormal_logit, upsample
+from anomalib_clipzoo.anomaly.prompts import class_names_of
+from anomalib_clipzoo.anomaly.references import Reference, ReferenceMemory
+from anomalib_clipzoo.clip import Backbone
+
+from .prompting import PromptEnsemble
+from .scores import VARIANTS, Variant
+from .windows import WindowEncoder, WindowPooling, check_scales, harmonic_mean, window_patches
+
+PATCHES = "patches"
+WINDOW_BATCH = 128
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Features(NamedTuple):
+    """What CLIP says about a batch of images, nothing normalised to unit length.
+
+    Attributes:
+        image: Features of the whole images, ``(B, E)``.
+        windows: Features of the windows of each scale, ``(B, W, E)``.
+        patches: Patch tokens of the last block, ``(B, N, D)``; ``None`` where nothing is compared with them.
+    """
+
+    image: torch.Tensor
+    windows: list[torch.Tensor]
+    patches: torch.Tensor | None
+
+
+class WinClipPlusModel(nn.Module):
+    """WinCLIP, and WinCLIP+ as soon as there are reference images.
+
+    Args:
+        backbone: The frozen CLIP.
+        variant: How features become maps and scores.
+        scales: Sides of the windows in patches.
+        stride: Steps between windows in patches.
+        class_name: What all images show; ``None`` for the category of each.
+        tidy: Whether class names are written in words and sentences count once, see :class:`PromptEnsemble`.
+        window_batch: Windows that go through the transformer at once, which bounds the memory.
+        precision: Precision of the image tower: "float32", "bfloat16" or "float16". Scores are always computed in
+            float32.
+
+    Raises:
+        ValueError: If scales, stride, prompts or precision are unfit.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        variant: Variant = VARIANTS["zqhang"],
+        scales: Sequence[int] = (2, 3),
+        stride: int = 1,
+        class_name: str | None = None,
+        tidy: bool = False,
+        window_batch: int = WINDOW_BATCH,
+        precision: str = "float32",
+    ) -> None:
+        super().__init__()
+        if precision not in PRECISIONS:
+            msg = f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}."
+            raise ValueError(msg)
+        grid = backbone.vision.grid
+        scales = check_scales(scales, stride, grid)
+        windows = [window_patches(grid, scale, stride) for scale in scales]
+        self.prompts = PromptEnsemble(variant.normal_states, variant.abnormal_states, variant.templates, tidy=tidy)
+        self.backbone = backbone
+        backbone.vision.to(PRECISIONS[precision])
+        self.variant = variant
+        self.class_name = class_name
+        self.category: str | None = None
+        self.encoder = WindowEncoder(scales, stride, grid, window_batch)
+        self.pooling: Any = nn.ModuleList(WindowPooling(patches, grid[0] * grid[1]) for patches in windows)
+        self.window_kinds = tuple(f"windows_{scale}" for scale in scales)
+        shapes = {
+            kind: (len(patches), backbone.embed_dim) for kind, patches in zip(self.window_kinds, windows, strict=True)
+        }
+        if variant.patch_term != "none":
+            shapes[PATCHES] = (grid[0] * grid[1], backbone.vision.width)
+        self.references = ReferenceMemory(shapes)
+        self._text_features: dict[str, torch.Tensor] = {}
+
+    def encode(self, images: torch.Tensor, *, with_patches: bool) -> Features:
+        """Encode images and all their windows (paper, section 4.2).
+
+        Args:
+            images: Normalised images, ``(B, 3, H, W)``.
+            with_patches: Whether patch tokens are wanted, which only references need.
+        """
+        vision = self.backbone.vision
+        with_patches = with_patches and self.variant.patch_term != "none"
+        image, patches, windows = self.encoder(vision, images.to(vision.projection.dtype), with_patches=with_patches)
+        if patches is not None and self.variant.patch_term == "normalized":
+            patches = vision.ln_post(patches)
+        return Features(image.float(), [scale.float() for scale in windows], patches)
+
+    def remember(self, images: torch.Tensor, references: Sequence[Reference]) -> None:
+        """Make normal images ``(K, 3, H, W)`` references, one at a time; they are normalised as test images are."""
+        with torch.inference_mode(mode=False), torch.no_grad():  # plain tensors: they are saved, loaded and exported
+            encoded = [self.encode(image[None].clone(), with_patches=True) for image in images]
+            self.references.remember(
+                references,
+                {
+                    kind: torch.cat([self._by_kind(features)[kind] for features in encoded])
+                    for kind in self.references.kinds
+                },
+            )
+
+    def _by_kind(self, features: Features) -> dict[str, torch.Tensor]:
+        kinds = dict(zip(self.window_kinds, features.windows, strict=True))
+        return kinds if features.patches is None else {**kinds, PATCHES: features.patches}
+
+    def text_features(self, names: Sequence[str]) -> torch.Tensor:
+        """Return the unit text vectors (normal, abnormal) of classes, ``(C, 2, E)``; each is encoded once and kept."""
+        for name in names:
+            if name not in self._text_features:
+                with torch.inference_mode(mode=False), torch.no_grad():
+                    self._text_features[name] = self.prompts.encode(self.backbone.text, name)
+        device = self.backbone.text.position.device  # which may have changed since
+        return torch.stack([self._text_features[name].to(device) for name in names])
+
+    def probabilities(self, features: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Probability of the abnormal side for features ``(B, W, E)`` against text ``(B or 1, 2, E)``: ``(B, W)``."""
+        cosines = functional.normalize(features, dim=-1) @ text.to(features).transpose(-2, -1)
+        return (abnormal_logit(cosines) / self.variant.temperature).sigmoid()
+
+    def text_map(self, windows: Sequence[torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+        """Average probabilities of an anomaly over scales and covering windows.
+
+        Args:
+            windows: Probability of each window of each scale, ``(B, W)``.
+            image: Probability of the whole image, ``(B, 1)``.
+
+        Returns:
+            Anomaly per patch, ``(B, N)``, 0..1.
+        """
+        normal = self.variant.aggregation == "normal"
+        values = [1 - scale if normal else scale for scale in (*windows, image)]
+        pooled = [pooling.harmonic_mean(scale) for pooling, scale in zip(self.pooling, values[:-1], strict=True)]
+        if self.variant.image_term:
+            pooled.append(values[-1].expand_as(pooled[0]))
+        mean = harmonic_mean(torch.stack(pooled))
+        return 1 - mean if normal else mean
+
+    def reference_map(self, features: Features, categories: Sequence[str | None]) -> torch.Tensor:
+        """Average distances to the references over kinds and covering windows (WinCLIP+; paper, section 4.3).
+
+        Args:
+            features: Features of the images.
+            categories: Whose references each image is compared with, or one for all.
+
+        Returns:
+            Distance per patch, ``(B, N)``, 0..1.
+        """
+        distances = {
+            kind: self.references.distances(kind, values, categories)
+            for kind, values in self._by_kind(features).items()
+        }
+        harmonic = self.variant.reference_mean == "harmonic"
+        maps = [
+            (pooling.harmonic_mean if harmonic else pooling.mean)(distances[kind])
+            for pooling, kind in zip(self.pooling, self.window_kinds, strict=True)
+        ]
+        if PATCHES in distances:
+            maps.append(distances[PATCHES])
+        return torch.stack(maps).mean(dim=0)
+
+    def forward(self, images: torch.Tensor, categories: Sequence[str | None] | None = None) -> InferenceBatch:
+        """Detect and segment anomalies.
+
+        Args:
+            images: Normalised images, ``(B, 3, H, W)``.
+            categories: Category of each image, ``None`` where it is not known; left out for all the same.
+
+        Returns:
+            Image scores ``(B,)`` and anomaly maps ``(B, H, W)``, all 0..1.
+        """
+        few_shot = len(self.references) > 0
+        categories = [category or self.category for category in categories or [None]]
+        compared = self.references.resolve(categories) if few_shot else categories
+        shown = [category or other for category, other in zip(categories, compared, strict=True)]
+        text = self.text_features(class_names_of(shown, self.class_name))
+        features = self.encode(images, with_patches=few_shot)
+        image = self.probabilities(features.image[:, None], text)
+        grid_map = self.text_map([self.probabilities(scale, text) for scale in features.windows], image)
+        score = image[:, 0]
+        if few_shot:
+            distances = self.reference_map(features, compared)
+            grid_map = self.fuse(grid_map, distances)
+            score = (score + distances.amax(dim=1)) / 2
+        vision = self.backbone.vision
+        anomaly_map = upsample(grid_map[:, None], vision.grid, vision.image_size, align_corners=False)[:, 0]
+        if self.variant.score == "map":
+            score = anomaly_map.amax(dim=(1, 2))
+        return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
+
+    def fuse(self, text_map: torch.Tensor, reference_map: torch.Tensor) -> torch.Tensor:
+        """Average the text's and the references' maps, ``(B, N)`` each."""
+        maps = torch.stack([text_map, reference_map])
+        return maps.mean(dim=0) if self.variant.fusion == "arithmetic" else harmonic_mean(maps)
