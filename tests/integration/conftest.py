@@ -14,7 +14,7 @@ import pytest
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ANOMALIB = Path(sys.executable).parent / "anomalib"
-METRIC = re.compile(r"│\s*(\w+)\s*│\s*([\d.]+)\s*│")
+METRIC = re.compile(r"│\s*((?:image|pixel)_\w+)\s*│\s*([\d.]+)\s*│")
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def test_predict_on_a_folder_of_ones_own(learned, photos, tmp_path):
         *("predict", "--model", "VcpClip", "--model.backbone", "toy", "--model.weights", learned, "--data", photos),
         folder=tmp_path,
     )
-    heatmaps = {path.stem for path in tmp_path.glob("results/VcpClip/**/*.png")}
+    heatmaps = {path.stem for path in tmp_path.glob("results/VcpClip/latest/images/**/*.*")}
     assert heatmaps == {"rgb", "grey", "rgba", "photo", "deep"}, run.text
 
 

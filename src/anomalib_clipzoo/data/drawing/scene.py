@@ -31,7 +31,7 @@ class Visibility:
         min_contrast: Least mean change of the pixels, of 1.
     """
 
-    strengths: tuple[float, float] = (0.5, 1.0)
+    strengths: tuple[float, float] = (0.6, 1.0)
     min_pixels: int = 45
     min_contrast: float = 0.11
 

@@ -51,8 +51,9 @@ class VcpClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning
         abnormal_prompts: Sentences for the abnormal state. ``None``: as ``weights``, or "a photo of a damaged {}".
         test_normal_prompts: Sentences for the normal state at test, where they differ from those of training.
         test_abnormal_prompts: Sentences for the abnormal state at test, where they differ from those of training.
-        top_pixels: How many of the largest pixels make the image score. ``None``: 2,000 of 518 x 518, scaled by area.
-        sigma: Gaussian smoothing of the map in pixels. ``None``: 8 of 518, scaled by height.
+        top_pixels: How many of the largest pixels make the image score. ``None``: that of ``weights``, or 2,000 of
+            518 x 518, scaled by area.
+        sigma: Gaussian smoothing of the map in pixels. ``None``: that of ``weights``, or 8 of 518, scaled by height.
         quick_gelu: Whether CLIP runs with QuickGELU. The reference code runs OpenAI's weights with the exact GELU.
         lr: Learning rate: 4e-5 in the paper's code when learning on VisA, 2e-5 on MVTec AD.
         temperature_lr: Learning rate of the two temperatures.
@@ -123,6 +124,8 @@ class VcpClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning
         branch = choose(branch, learned, "branch", "fused")
         normal_prompts = choose(normal_prompts, learned, "normal_prompts", NORMAL_PROMPTS)
         abnormal_prompts = choose(abnormal_prompts, learned, "abnormal_prompts", ABNORMAL_PROMPTS)
+        top_pixels = choose(top_pixels, learned, "top_pixels", None)
+        sigma = choose(sigma, learned, "sigma", None)
         model = VcpClipModel(
             clip,
             layers=layers,
