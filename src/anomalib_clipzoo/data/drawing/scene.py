@@ -38,6 +38,9 @@ class Visibility:
 
 DEFAULT_VISIBILITY = Visibility()
 
+MOST_TRIES = 1000
+"""A defect that is not visible enough after so many tries cannot become so."""
+
 
 def draw(
     category: str, defect: str | None, rng: Generator, visibility: Visibility = DEFAULT_VISIBILITY
@@ -81,7 +84,7 @@ def camera(rng: Generator) -> tuple[Array, Array]:
 def damage(scene: Array, support: Array, defect: str, rng: Generator, visibility: Visibility) -> tuple[Array, Array]:
     """Paint a defect of random strength somewhere on the support, until it can be seen."""
     rows, columns = np.nonzero(support > 0.99)
-    while True:
+    for _ in range(MOST_TRIES):
         place = rng.integers(len(rows))
         middle = np.array([columns[place], rows[place]], float)
         damaged, coverage = DEFECTS[defect](rng, scene, middle, rng.uniform(*visibility.strengths))
@@ -91,3 +94,5 @@ def damage(scene: Array, support: Array, defect: str, rng: Generator, visibility
         large = mask.sum() >= visibility.min_pixels
         if large and np.abs(painted - scene)[mask].mean() >= visibility.min_contrast:
             return painted, mask
+    msg = f"A {defect} cannot be as visible as {visibility} asks on this surface."
+    raise ValueError(msg)
