@@ -63,7 +63,7 @@ def test_defects_are_visible_and_of_several_strengths(defect: str):
         damaged, mask = draw("cardboard", defect, np.random.default_rng(seed))
         contrasts.append(np.abs(damaged.astype(float) - clean)[mask].mean() / 255)
     assert min(contrasts) > 0.02
-    assert max(contrasts) > 2 * min(contrasts)
+    assert max(contrasts) > 1.5 * min(contrasts)  # strengths go from 0.6 to 1
 
 
 def test_images_of_a_category_differ():
