@@ -39,7 +39,7 @@ class Visibility:
 DEFAULT_VISIBILITY = Visibility()
 
 MOST_TRIES = 1000
-"""A defect that is not visible enough after so many tries cannot become so."""
+"""After so many tries a defect that is not visible enough is taken as it is."""
 
 
 def draw(
@@ -82,8 +82,15 @@ def camera(rng: Generator) -> tuple[Array, Array]:
 
 
 def damage(scene: Array, support: Array, defect: str, rng: Generator, visibility: Visibility) -> tuple[Array, Array]:
-    """Paint a defect of random strength somewhere on the support, until it can be seen."""
+    """Paint a defect of random strength somewhere on the support, until it can be seen.
+
+    On a very dark surface some kinds hardly can; there the most visible of many tries is taken.
+
+    Raises:
+        ValueError: If no try was large enough.
+    """
     rows, columns = np.nonzero(support > 0.99)
+    highest, best = 0.0, None
     for _ in range(MOST_TRIES):
         place = rng.integers(len(rows))
         middle = np.array([columns[place], rows[place]], float)
@@ -91,8 +98,14 @@ def damage(scene: Array, support: Array, defect: str, rng: Generator, visibility
         coverage = coverage * support
         mask = coverage >= MIN_COVERAGE
         painted = np.clip(mix(scene, damaged, np.where(mask, coverage, 0)), 0, 1)
-        large = mask.sum() >= visibility.min_pixels
-        if large and np.abs(painted - scene)[mask].mean() >= visibility.min_contrast:
-            return painted, mask
-    msg = f"A {defect} cannot be as visible as {visibility} asks on this surface."
-    raise ValueError(msg)
+        if mask.sum() < visibility.min_pixels:
+            continue
+        contrast = float(np.abs(painted - scene)[mask].mean())
+        if contrast > highest:
+            highest, best = contrast, (painted, mask)
+        if contrast >= visibility.min_contrast:
+            break
+    if best is None:
+        msg = f"A {defect} of {visibility.min_pixels} pixels does not fit on this surface."
+        raise ValueError(msg)
+    return best
