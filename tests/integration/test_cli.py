@@ -18,7 +18,7 @@ QUICKSTART = CONFIGS / "quickstart.yaml"
 SMALL = [
     *("--model", "VcpClip", "--model.backbone", "toy", "--model.visualizer", "false", "--data", "CrossDataset"),
     *("--data.auxiliary", "ToyAD", "--data.auxiliary.category", "button", "--data.num_workers", "0"),
-    *("--data.target", "ToyAD", "--data.target.category", "pill", "--seed_everything", "0"),
+    *("--data.target", "ToyAD", "--data.target.category", "pill", "--seed_everything", "42"),
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1"),
 ]
 

@@ -114,7 +114,11 @@ def test_1_windows_see_the_image_whatever_open_clip_does(build):
         expected = vision.embed(images())[:, tokens]
         expected = vision.ln_pre(expected)
         for block in vision.blocks:
-            expected = expected + block.attn(*[block.ln_1(expected)] * 3, need_weights=False)[0]
+            attention, normed = block.attn, block.ln_1(expected)
+            if not attention.batch_first:  # older open_clip
+                normed = normed.transpose(0, 1)
+            attended = attention(normed, normed, normed, need_weights=False)[0]
+            expected = expected + (attended if attention.batch_first else attended.transpose(0, 1))
             expected = expected + block.mlp(block.ln_2(expected))
         close(values[:, window], vision.project(expected[:, 0]))
 
