@@ -1,19 +1,28 @@
 # Copyright (C) 2026 The anomalib-clipzoo authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The quickstart, run once as a user runs it; the tests look at what it leaves behind."""
+"""The quickstart, run once with each model as a user runs it; the tests look at what it leaves behind."""
 
 import os
 import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ANOMALIB = Path(sys.executable).parent / "anomalib"
+NO_PICTURES = ("--model.visualizer", "false")
+QUICKSTARTS = {  # as the documentation of each model gives them
+    "VcpClip": (),
+    "AnomalyClip": ("--model", "AnomalyClip", "--model.layers", "[2,3,4,5,6]", *NO_PICTURES),
+    "AdaClip": ("--model", "AdaClip", *NO_PICTURES),
+}
 METRIC = re.compile(r"│\s*((?:image|pixel)_\w+)\s*│\s*([\d.]+)\s*│")
 
 
@@ -48,25 +57,52 @@ def workspace(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("workspace")
 
 
-@pytest.fixture(scope="session")
-def quickstart(workspace) -> Run:
-    return anomalib("train", "--config", CONFIGS / "quickstart.yaml", folder=workspace)
+@dataclass(frozen=True)
+class Trained:
+    """The quickstart with a model, and what it left behind."""
+
+    model: str
+    arguments: tuple[object, ...]
+    run: Run
+
+    @property
+    def results(self) -> Path:
+        """The results folder."""
+        (folder,) = (self.run.folder / "results" / self.model).glob("*/v0")
+        return folder
+
+    @property
+    def weights(self) -> Path:
+        """The weights that it learned."""
+        return self.results / "weights" / "learned.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint that it wrote."""
+        return self.results / "weights" / "lightning" / "model.ckpt"
 
 
 @pytest.fixture(scope="session")
-def results(quickstart) -> Path:
-    """The quickstart's results folder."""
-    (folder,) = (quickstart.folder / "results" / "VcpClip").glob("*/v0")
+def train_quickstart(workspace):
+    """Return what runs the quickstart with a model, once."""
+
+    @cache
+    def train(model: str) -> Trained:
+        arguments = ("--config", CONFIGS / "quickstart.yaml", *QUICKSTARTS[model])
+        return Trained(model, arguments, anomalib("train", *arguments, folder=workspace))
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """A folder of a user's own images, of all kinds."""
+    folder = tmp_path_factory.mktemp("photos")
+    noise = np.random.default_rng(0)
+    colours = Image.fromarray(noise.integers(0, 256, (90, 120, 3), dtype=np.uint8))
+    colours.save(folder / "rgb.png")
+    colours.convert("L").save(folder / "grey.png")
+    colours.convert("RGBA").save(folder / "rgba.png")
+    colours.resize((300, 200)).save(folder / "photo.jpg")
+    Image.fromarray(noise.integers(0, 65536, (64, 64), dtype=np.uint16)).save(folder / "deep.png")
     return folder
-
-
-@pytest.fixture(scope="session")
-def learned(results) -> Path:
-    """The weights that the quickstart learned."""
-    return results / "weights" / "learned.safetensors"
-
-
-@pytest.fixture(scope="session")
-def checkpoint(results) -> Path:
-    """The checkpoint that the quickstart wrote."""
-    return results / "weights" / "lightning" / "model.ckpt"

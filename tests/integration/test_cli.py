@@ -1,18 +1,16 @@
 # Copyright (C) 2026 The anomalib-clipzoo authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every anomalib command with VcpClip, as a user types it."""
+"""Every anomalib command with every model, as a user types it."""
 
 import signal
 import subprocess
 import time
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from .conftest import ANOMALIB, CONFIGS, anomalib, environment
+from .conftest import ANOMALIB, CONFIGS, NO_PICTURES, QUICKSTARTS, anomalib, environment
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
 SMALL = [
@@ -23,71 +21,74 @@ SMALL = [
 ]
 
 
-@pytest.fixture
-def photos(tmp_path):
-    """A folder of a user's own images, of all kinds."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    noise = np.random.default_rng(0)
-    colours = Image.fromarray(noise.integers(0, 256, (90, 120, 3), dtype=np.uint8))
-    colours.save(folder / "rgb.png")
-    colours.convert("L").save(folder / "grey.png")
-    colours.convert("RGBA").save(folder / "rgba.png")
-    colours.resize((300, 200)).save(folder / "photo.jpg")
-    Image.fromarray(noise.integers(0, 65536, (64, 64), dtype=np.uint16)).save(folder / "deep.png")
-    return folder
-
-
-def test_predict_on_a_folder_of_ones_own(learned, photos, tmp_path):
+@pytest.mark.parametrize("model", QUICKSTARTS)
+def test_predict_on_a_folder_of_ones_own(train_quickstart, model, photos, tmp_path):
+    weights = train_quickstart(model).weights
     run = anomalib(
-        *("predict", "--model", "VcpClip", "--model.backbone", "toy", "--model.weights", learned, "--data", photos),
+        *("predict", "--model", model, "--model.backbone", "toy", "--model.weights", weights, "--data", photos),
         folder=tmp_path,
     )
-    heatmaps = {path.stem for path in tmp_path.glob("results/VcpClip/latest/images/**/*.*")}
+    heatmaps = {path.stem for path in tmp_path.glob(f"results/{model}/latest/images/**/*.*")}
     assert heatmaps == {"rgb", "grey", "rgba", "photo", "deep"}, run.text
 
 
-def test_checkpoint_gives_the_same_metrics_again(quickstart, checkpoint, workspace):
-    again = anomalib(
-        *("test", "--config", QUICKSTART, "--model.visualizer", "false", "--ckpt_path", checkpoint), folder=workspace
-    )
-    assert again.metrics == pytest.approx(quickstart.metrics, abs=1e-6)
+@pytest.mark.parametrize("model", QUICKSTARTS)
+def test_checkpoint_gives_the_same_metrics_again(train_quickstart, model, workspace):
+    trained = train_quickstart(model)
+    again = anomalib(*("test", *trained.arguments, *NO_PICTURES, "--ckpt_path", trained.checkpoint), folder=workspace)
+    assert again.metrics == pytest.approx(trained.run.metrics, abs=1e-6)
 
 
-def test_learned_weights_are_validated_and_tested_without_training(quickstart, learned, workspace):
-    run = anomalib(
-        *("train", "--config", QUICKSTART, "--model.visualizer", "false", "--model.weights", learned),
-        folder=workspace,
-    )
+@pytest.mark.parametrize("model", QUICKSTARTS)
+def test_learned_weights_are_validated_and_tested_without_training(train_quickstart, model, workspace):
+    trained = train_quickstart(model)
+    run = anomalib(*("train", *trained.arguments, *NO_PICTURES, "--model.weights", trained.weights), folder=workspace)
     assert "train_loss" not in run.text
     for name in ("image_AUROC", "pixel_AUROC"):
-        assert run.metrics[name] == pytest.approx(quickstart.metrics[name], abs=1e-3)
+        assert run.metrics[name] == pytest.approx(trained.run.metrics[name], abs=1e-3)
 
 
-def test_validate(checkpoint, workspace):
-    run = anomalib(
-        *("validate", "--config", QUICKSTART, "--model.visualizer", "false", "--ckpt_path", checkpoint),
-        folder=workspace,
-    )
+def test_validate(train_quickstart, workspace):
+    trained = train_quickstart("VcpClip")
+    run = anomalib(*("validate", *trained.arguments, *NO_PICTURES, "--ckpt_path", trained.checkpoint), folder=workspace)
     assert "Validation" in run.text
 
 
-def test_export_to_torch(checkpoint, photos, workspace, monkeypatch):
+@pytest.mark.parametrize("model", QUICKSTARTS)
+def test_export_to_torch(train_quickstart, model, photos, tmp_path, monkeypatch):
+    trained = train_quickstart(model)
+    options = trained.arguments[2:] or ("--model", model)  # without the quickstart's configuration and its data
     anomalib(
-        *("export", "--model", "VcpClip", "--model.backbone", "toy", "--export_type", "torch"),
-        *("--ckpt_path", checkpoint, "--export_root", workspace / "exported"),
-        folder=workspace,
+        *("export", *options, "--model.backbone", "toy", "--export_type", "torch"),
+        *("--ckpt_path", trained.checkpoint, "--export_root", tmp_path),
+        folder=tmp_path,
     )
     from anomalib.deploy import TorchInferencer
 
     monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
-    inferencer = TorchInferencer(workspace / "exported" / "weights" / "torch" / "model.pt", device="cpu")
+    inferencer = TorchInferencer(tmp_path / "weights" / "torch" / "model.pt", device="cpu")
     prediction = inferencer.predict(photos / "rgb.png")
     assert prediction.anomaly_map.shape[-2:] == (96, 96)
     assert 0 <= float(prediction.pred_score) <= 1
 
 
-def test_a_killed_run_resumes(workspace, tmp_path):
+@pytest.mark.parametrize("model", ["AnomalyClip", "AdaClip"])
+def test_a_finished_run_goes_on(train_quickstart, model, workspace):
+    trained = train_quickstart(model)
+    before = torch.load(trained.checkpoint, weights_only=True)
+    anomalib(
+        *("fit", *trained.arguments, "--ckpt_path", trained.checkpoint, "--default_root_dir", workspace / "resumed"),
+        *("--trainer.max_epochs", before["epoch"] + 2),
+        folder=workspace,
+    )
+    (resumed,) = (workspace / "resumed" / model).rglob("model.ckpt")
+    after = torch.load(resumed, weights_only=True)
+    assert after["epoch"] == before["epoch"] + 1
+    assert after["global_step"] == before["global_step"] / (before["epoch"] + 1) * (after["epoch"] + 1)
+
+
+def test_a_killed_run_resumes(train_quickstart, workspace, tmp_path):
+    train_quickstart("VcpClip")  # draws the images
     command = [str(ANOMALIB), "fit", *SMALL, "--trainer.max_epochs", "400", "--data.target.root"]
     root = workspace / "datasets" / "ToyAD"
     command += [str(root), "--data.auxiliary.root", str(root)]
@@ -132,14 +133,15 @@ accelerator: [cpu]
 benchmark:
   seed: 0
   model:
-    class_path: VcpClip
-    init_args: {backbone: toy, layers: [2, 4], visualizer: false}
+    class_path:
+      grid: [VcpClip, AnomalyClip, AdaClip, WinClipPlus]
+    init_args: {backbone: toy, visualizer: false}
   data:
     class_path: ToyAD
     init_args:
       num_workers: 0
       category:
-        grid: [pill, tile]
+        grid: [tile]
 """
     )
     anomalib("benchmark", "--config", config, folder=workspace)
@@ -156,8 +158,9 @@ def test_print_config_and_help(workspace):
     assert "Number of learned tokens in every text block" in helped
 
 
-def test_two_processes_give_the_metrics_of_one(checkpoint, workspace):
-    arguments = ("test", "--config", QUICKSTART, "--model.visualizer", "false", "--ckpt_path", checkpoint)
+def test_two_processes_give_the_metrics_of_one(train_quickstart, workspace):
+    trained = train_quickstart("VcpClip")
+    arguments = ("test", *trained.arguments, *NO_PICTURES, "--ckpt_path", trained.checkpoint)
     two = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu")
     one = anomalib(*arguments, folder=workspace).metrics
     assert anomalib(*arguments, *two, folder=workspace).metrics == pytest.approx(one, abs=1e-6)

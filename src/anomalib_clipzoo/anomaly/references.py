@@ -5,7 +5,7 @@
 
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,15 +133,25 @@ class ReferenceMemory(nn.Module):
             images: Which images they are, K of them.
             features: Features of each kind, ``(K, N, D)``.
         """
-        new = {image.category for image in images}
-        kept = [row for row, image in enumerate(self.images) if image.category not in new]
+        self.forget({image.category for image in images})
         for kind in self.kinds:
             fresh = functional.normalize(features[kind].float(), dim=-1)
-            setattr(self, kind, torch.cat([self.get_buffer(kind)[kept].to(fresh), fresh]))
-        self.images = [*(self.images[row] for row in kept), *images]
-        text = json.dumps(self.images).encode()
-        self.description = torch.tensor(list(text), dtype=torch.uint8, device=self.description.device)
+            setattr(self, kind, torch.cat([self.get_buffer(kind).to(fresh), fresh]))
+        self._describe([*self.images, *images])
         self.restored = False
+
+    def forget(self, categories: Collection[str | None]) -> None:
+        """Drop the references of some categories."""
+        kept = [row for row, image in enumerate(self.images) if image.category not in categories]
+        if len(kept) < len(self.images):
+            for kind in self.kinds:
+                setattr(self, kind, self.get_buffer(kind)[kept])
+            self._describe([self.images[row] for row in kept])
+
+    def _describe(self, images: list[Reference]) -> None:
+        self.images = images
+        text = json.dumps(images).encode() if images else b""
+        self.description = torch.tensor(list(text), dtype=torch.uint8, device=self.description.device)
 
     def resolve(self, categories: Sequence[str | None]) -> list[str | None]:
         """Say whose references each image is compared with.

@@ -85,3 +85,30 @@ def residual_block(
 def feed_forward(block: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Run the second half of a residual block, the MLP, on tokens ``(B, N, D)``."""
     return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+
+
+def class_token_block(block: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Run a residual block for the class token alone, as the last block is where nothing else is read.
+
+    With one query a head, keys and values need not be made: the query goes through the keys' projection to meet the
+    tokens themselves, and their weighted mean through the values' projection. The keys' bias shifts all weights of a
+    head alike, which the softmax does not see.
+
+    Args:
+        block: An open_clip ``ResidualAttentionBlock``.
+        tokens: ``(B, N, D)``, class token first.
+
+    Returns:
+        ``(B, 1, D)``.
+    """
+    attention, normalized = block.attn, block.ln_1(tokens)
+    heads = (attention.num_heads, attention.head_dim)
+    to_query, to_key, to_value = attention.in_proj_weight.chunk(3)
+    query_bias, _, value_bias = attention.in_proj_bias.chunk(3)
+    query = functional.linear(normalized[:, :1], to_query, query_bias) * attention.head_dim**-0.5
+    query = query.unflatten(-1, heads).permute(2, 0, 1, 3).flatten(1, 2)  # (heads, B, D / heads)
+    query = (query @ to_key.unflatten(0, heads)).transpose(0, 1)  # (B, heads, D)
+    mean = (query @ normalized.transpose(1, 2)).softmax(dim=-1) @ normalized
+    value = mean.transpose(0, 1) @ to_value.unflatten(0, heads).transpose(1, 2)  # (heads, B, D / heads)
+    value = value.transpose(0, 1).flatten(1).unflatten(1, (1, -1)) + value_bias
+    return feed_forward(block, tokens[:, :1] + block.ls_1(attention.out_proj(value)))

@@ -10,6 +10,7 @@ from open_clip.factory import get_model_config
 from open_clip.model import CLIP, resize_pos_embed
 
 from anomalib_clipzoo.clip import TextTower, VisionTower
+from anomalib_clipzoo.clip.attention import class_token_block, residual_block
 from anomalib_clipzoo.clip.backbone import _unplain_keys
 from anomalib_clipzoo.clip.text import tokenize
 
@@ -107,3 +108,11 @@ def test_overwritten_tokens_reach_the_following_blocks_only():
 def test_too_long_a_prompt_is_an_error():
     with pytest.raises(ValueError, match=r"takes 82 tokens.*room for 77"):
         tokenize(["word " * 80], 77)
+
+
+@pytest.mark.parametrize("name", ["ViT-S-16", "ViT-B-16-plus-240"])
+def test_the_class_token_alone_equals_the_whole_block(name):
+    tower = VisionTower(build(shallow(name)).visual)
+    block, tokens = tower.blocks[-1], torch.randn(3, 11, tower.width)
+    torch.nn.init.normal_(block.attn.in_proj_bias)  # zero at first, which would hide a bias that is left out
+    close(class_token_block(block, tokens), residual_block(block, tokens)[:, :1])

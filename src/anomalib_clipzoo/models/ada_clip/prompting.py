@@ -4,7 +4,7 @@
 """Hybrid prompts in both towers: learned tokens that all images share, plus tokens made from the image itself."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.prompts import clean_class_name, compose
 from anomalib_clipzoo.clip import TextTower, VisionFeatures, VisionTower
-from anomalib_clipzoo.clip.attention import attend, feed_forward, project_qkv, residual_block
+from anomalib_clipzoo.clip.attention import class_token_block, residual_block
 from anomalib_clipzoo.clip.text import end_of_text, select
 
 PromptingType = Literal["SD", "S", "D"]
@@ -69,14 +69,9 @@ def plain_image_features(vision: VisionTower, tokens: torch.Tensor) -> torch.Ten
     Returns:
         Image features, not normalised, ``(B, E)``.
     """
-    blocks: list[Any] = list(vision.blocks)
-    last = blocks.pop()
-    for block in blocks:
+    for block in vision.blocks[:-1]:
         tokens = residual_block(block, tokens)
-    query, key, value = project_qkv(last.attn, last.ln_1(tokens))
-    # Of the last block nothing but the class token is needed.
-    class_token = tokens[:, :1] + last.ls_1(attend(last.attn, query[:, :, :1], key, value))
-    return vision.project(feed_forward(last, class_token)[:, 0])
+    return vision.project(class_token_block(vision.blocks[-1], tokens)[:, 0])
 
 
 def prompted_features(

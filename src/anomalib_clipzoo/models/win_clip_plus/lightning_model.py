@@ -165,6 +165,7 @@ class WinClipPlus(ClipZooModule, AnomalibModule):
         self.k_shot = k_shot
         self.few_shot_source = few_shot_source
         self.seed = seed
+        self.borrowed: list[str | None] = []  # categories whose references serve the validation alone
         if learned:
             self.load_weights(learned)
 
@@ -187,15 +188,21 @@ class WinClipPlus(ClipZooModule, AnomalibModule):
         self._check_references()
         return super().forward(batch, *args, **kwargs)
 
-    def on_validation_start(self) -> None:
+    def on_test_start(self) -> None:
         """See to the references, which come after a checkpoint was restored, and before the first batch."""
         self._prepare_references(getattr(self.trainer, "datamodule", None))
 
-    on_test_start = on_validation_start
-    on_predict_start = on_validation_start
+    on_predict_start = on_test_start
+
+    def on_validation_start(self) -> None:
+        """See to the references, also those of validation images that show something else than test images."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        self._prepare_references(datamodule)
+        self.borrowed = self._borrow_references(datamodule)
 
     def on_validation_end(self) -> None:
         """Leave references and thresholds where training would leave what it learned."""
+        self.model.references.forget(self.borrowed)
         self.on_fit_end()
 
     def to_torch(self, *args: Any, **kwargs: Any) -> Path:
@@ -217,10 +224,26 @@ class WinClipPlus(ClipZooModule, AnomalibModule):
             self.model.category = target.category or None
         if self.k_shot and not self._has_references(target):
             for category, paths in self._candidates(target).items():
-                self._draw(category, paths)
+                self._draw(category, paths, self.k_shot)
         self._check_references()
         if len(self.model.references):
             self.model.references.resolve(_shown_categories(target))
+
+    def _borrow_references(self, datamodule: Any) -> list[str | None]:
+        """Draw references for validation images of other categories than the target's, and return these categories.
+
+        :class:`~anomalib_clipzoo.data.CrossDataset` validates on its auxiliary data.
+        """
+        memory = self.model.references
+        if not len(memory) or getattr(datamodule, "target", None) is None or None in memory.categories:
+            return []
+        count = len(memory.paths(memory.categories[0]))
+        shown = images_by_category(datamodule.val_data, None, normal_only=False)
+        known = images_by_category(datamodule.train_data, None)
+        missing = [category for category in shown if category not in memory.categories]
+        for category in missing:
+            self._draw(category, known.get(category, []), count)
+        return missing
 
     def _has_references(self, target: Any) -> bool:
         """Tell whether a checkpoint or weights brought as many references as wanted of all that the run needs."""
@@ -236,9 +259,9 @@ class WinClipPlus(ClipZooModule, AnomalibModule):
         dataset = getattr(target, "train_data", None)
         return {} if dataset is None else images_by_category(dataset, target.category)
 
-    def _draw(self, category: str | None, paths: Sequence[str]) -> None:
+    def _draw(self, category: str | None, paths: Sequence[str], count: int) -> None:
         """Choose a category's references and remember them, unless they are those that it has."""
-        chosen = choose_references(paths, self.k_shot, self.seed, category)
+        chosen = choose_references(paths, count, self.seed, category)
         if chosen == self.model.references.paths(category):
             return
         logger.info("Reference images of %s: %s", category or "any category", ", ".join(chosen))

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.clip import VisionTower
-from anomalib_clipzoo.clip.attention import attend, feed_forward, project_qkv, residual_block
+from anomalib_clipzoo.clip.attention import attend, class_token_block, feed_forward, project_qkv, residual_block
 
 SMALLEST = 1e-30  # stands for zero in harmonic means: its inverse is finite, so that nothing becomes NaN
 
@@ -192,17 +192,3 @@ def _gather(part: torch.Tensor, members: torch.Tensor) -> torch.Tensor:
     """Pick the tokens ``(W, L)`` of each window from ``(B, [heads,] 1 + N, D)``, as ``(B * W, [heads,] L, D)``."""
     picked = part[..., members, :]
     return (picked if picked.dim() == 4 else picked.transpose(1, 2)).flatten(0, 1)
-
-
-def class_token_block(block: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Run a residual block for the class token alone: ``(S, L, D)`` to ``(S, 1, D)``."""
-    attention = block.attn
-    normalized = block.ln_1(tokens)
-    weights = attention.in_proj_weight.split((attention.embed_dim, 2 * attention.embed_dim))
-    biases = attention.in_proj_bias.split((attention.embed_dim, 2 * attention.embed_dim))
-    query = functional.linear(normalized[:, :1], weights[0], biases[0])
-    key_value = functional.linear(normalized, weights[1], biases[1])
-    heads = attention.num_heads, attention.head_dim
-    key, value = key_value.unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4)
-    attended = attend(attention, query.unflatten(-1, heads).transpose(1, 2), key, value)
-    return feed_forward(block, tokens[:, :1] + block.ls_1(attended))
