@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from .conftest import ANOMALIB, CONFIGS, NO_PICTURES, QUICKSTARTS, anomalib, environment
+from .conftest import ANOMALIB, CONFIGS, EACH_MODEL, NO_PICTURES, anomalib, environment
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
 SMALL = [
@@ -21,7 +21,7 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize("model", QUICKSTARTS)
+@pytest.mark.parametrize("model", EACH_MODEL)
 def test_predict_on_a_folder_of_ones_own(train_quickstart, model, photos, tmp_path):
     weights = train_quickstart(model).weights
     run = anomalib(
@@ -32,14 +32,14 @@ def test_predict_on_a_folder_of_ones_own(train_quickstart, model, photos, tmp_pa
     assert heatmaps == {"rgb", "grey", "rgba", "photo", "deep"}, run.text
 
 
-@pytest.mark.parametrize("model", QUICKSTARTS)
+@pytest.mark.parametrize("model", EACH_MODEL)
 def test_checkpoint_gives_the_same_metrics_again(train_quickstart, model, workspace):
     trained = train_quickstart(model)
     again = anomalib(*("test", *trained.arguments, *NO_PICTURES, "--ckpt_path", trained.checkpoint), folder=workspace)
     assert again.metrics == pytest.approx(trained.run.metrics, abs=1e-6)
 
 
-@pytest.mark.parametrize("model", QUICKSTARTS)
+@pytest.mark.parametrize("model", EACH_MODEL)
 def test_learned_weights_are_validated_and_tested_without_training(train_quickstart, model, workspace):
     trained = train_quickstart(model)
     run = anomalib(*("train", *trained.arguments, *NO_PICTURES, "--model.weights", trained.weights), folder=workspace)
@@ -48,13 +48,14 @@ def test_learned_weights_are_validated_and_tested_without_training(train_quickst
         assert run.metrics[name] == pytest.approx(trained.run.metrics[name], abs=1e-3)
 
 
+@pytest.mark.xdist_group("VcpClip")
 def test_validate(train_quickstart, workspace):
     trained = train_quickstart("VcpClip")
     run = anomalib(*("validate", *trained.arguments, *NO_PICTURES, "--ckpt_path", trained.checkpoint), folder=workspace)
     assert "Validation" in run.text
 
 
-@pytest.mark.parametrize("model", QUICKSTARTS)
+@pytest.mark.parametrize("model", EACH_MODEL)
 def test_export_to_torch(train_quickstart, model, photos, tmp_path, monkeypatch):
     trained = train_quickstart(model)
     options = trained.arguments[2:] or ("--model", model)  # without the quickstart's configuration and its data
@@ -72,7 +73,7 @@ def test_export_to_torch(train_quickstart, model, photos, tmp_path, monkeypatch)
     assert 0 <= float(prediction.pred_score) <= 1
 
 
-@pytest.mark.parametrize("model", ["AnomalyClip", "AdaClip"])
+@pytest.mark.parametrize("model", EACH_MODEL[1:])
 def test_a_finished_run_goes_on(train_quickstart, model, workspace):
     trained = train_quickstart(model)
     before = torch.load(trained.checkpoint, weights_only=True)
@@ -87,6 +88,7 @@ def test_a_finished_run_goes_on(train_quickstart, model, workspace):
     assert after["global_step"] == before["global_step"] / (before["epoch"] + 1) * (after["epoch"] + 1)
 
 
+@pytest.mark.xdist_group("VcpClip")
 def test_a_killed_run_resumes(train_quickstart, workspace, tmp_path):
     train_quickstart("VcpClip")  # draws the images
     command = [str(ANOMALIB), "fit", *SMALL, "--trainer.max_epochs", "400", "--data.target.root"]
@@ -158,6 +160,7 @@ def test_print_config_and_help(workspace):
     assert "Number of learned tokens in every text block" in helped
 
 
+@pytest.mark.xdist_group("VcpClip")
 def test_two_processes_give_the_metrics_of_one(train_quickstart, workspace):
     trained = train_quickstart("VcpClip")
     arguments = ("test", *trained.arguments, *NO_PICTURES, "--ckpt_path", trained.checkpoint)
