@@ -21,8 +21,6 @@ from .conftest import CONFIGS, NO_PICTURES, anomalib
 ON_QUICKSTART_DATA = ("--config", CONFIGS / "quickstart.yaml", "--model", "WinClipPlus", *NO_PICTURES)
 SEEDS = range(4)
 
-pytestmark = pytest.mark.xdist_group("WinClipPlus")
-
 
 # ---- commands ----
 

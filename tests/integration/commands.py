@@ -1,0 +1,79 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What every model that learns is to do, as a user types it."""
+
+from typing import ClassVar
+
+import pytest
+import torch
+from anomalib.deploy import TorchInferencer
+
+from .conftest import NO_PICTURES, Trained, anomalib
+
+
+class QuickstartCommands:
+    """The quickstart with a model, and every command after it. Unseen categories are those tested on."""
+
+    model: ClassVar[str]
+    pixel_auroc: ClassVar[float]
+    image_auroc: ClassVar[float]
+
+    @pytest.fixture
+    def trained(self, train_quickstart) -> Trained:
+        return train_quickstart(self.model)
+
+    def test_it_learns(self, trained, workspace):
+        untrained = anomalib("test", *trained.arguments, *NO_PICTURES, folder=workspace).metrics
+        learned = trained.run.metrics
+        assert learned["pixel_AUROC"] >= self.pixel_auroc
+        assert learned["image_AUROC"] >= self.image_auroc
+        assert learned["pixel_AUROC"] >= untrained["pixel_AUROC"] + 0.10
+
+    def test_checkpoint_holds_no_frozen_clip(self, trained):
+        content = torch.load(trained.checkpoint, weights_only=True)
+        assert not any("backbone" in key for key in content["state_dict"])
+        assert any(key.startswith("model.") for key in content["state_dict"])
+        assert "post_processor.image_min" in content["state_dict"]
+
+    def test_checkpoint_gives_the_same_metrics_again(self, trained, workspace):
+        again = anomalib(
+            *("test", *trained.arguments, *NO_PICTURES, "--ckpt_path", trained.checkpoint), folder=workspace
+        )
+        assert again.metrics == pytest.approx(trained.run.metrics, abs=1e-6)
+
+    def test_learned_weights_are_validated_and_tested_without_training(self, trained, workspace):
+        run = anomalib(
+            *("train", *trained.arguments, *NO_PICTURES, "--model.weights", trained.weights), folder=workspace
+        )
+        assert "train_loss" not in run.text
+        for name in ("image_AUROC", "pixel_AUROC"):
+            assert run.metrics[name] == pytest.approx(trained.run.metrics[name], abs=1e-3)
+
+    def test_predict_on_a_folder_of_ones_own(self, trained, photos, tmp_path):
+        model = ("--model", trained.model, "--model.backbone", "toy", "--model.weights", trained.weights)
+        run = anomalib("predict", *model, "--data", photos, folder=tmp_path)
+        heatmaps = {path.stem for path in tmp_path.glob(f"results/{trained.model}/latest/images/**/*.*")}
+        assert heatmaps == {"rgb", "grey", "rgba", "photo", "deep"}, run.text
+
+    def test_export_to_torch(self, trained, photos, tmp_path, monkeypatch):
+        anomalib(
+            *("export", *trained.model_arguments, "--model.backbone", "toy", "--export_type", "torch"),
+            *("--ckpt_path", trained.checkpoint, "--export_root", tmp_path),
+            folder=tmp_path,
+        )
+        monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+        inferencer = TorchInferencer(tmp_path / "weights" / "torch" / "model.pt", device="cpu")
+        prediction = inferencer.predict(photos / "rgb.png")
+        assert prediction.anomaly_map.shape[-2:] == (96, 96)
+        assert 0 <= float(prediction.pred_score) <= 1
+
+    def test_a_finished_run_goes_on(self, trained, workspace):
+        before = torch.load(trained.checkpoint, weights_only=True)
+        folder, epochs = workspace / "resumed", before["epoch"] + 2
+        go_on = ("--ckpt_path", trained.checkpoint, "--default_root_dir", folder, "--trainer.max_epochs", epochs)
+        anomalib("fit", *trained.arguments, *go_on, folder=workspace)
+        (resumed,) = (folder / trained.model).rglob("model.ckpt")
+        after = torch.load(resumed, weights_only=True)
+        assert after["epoch"] == epochs - 1
+        assert after["global_step"] == before["global_step"] / (before["epoch"] + 1) * epochs

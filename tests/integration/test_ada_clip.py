@@ -1,0 +1,10 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""AdaClip through the anomalib command."""
+
+from .commands import QuickstartCommands
+
+
+class TestQuickstart(QuickstartCommands):
+    model, pixel_auroc, image_auroc = "AdaClip", 0.88, 0.80

@@ -1,0 +1,89 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""VcpClip through the anomalib command."""
+
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+
+from .commands import QuickstartCommands
+from .conftest import ANOMALIB, CONFIGS, NO_PICTURES, anomalib, environment
+
+QUICKSTART = CONFIGS / "quickstart.yaml"
+SMALL = [
+    *("--model", "VcpClip", "--model.backbone", "toy", "--model.visualizer", "false", "--data", "CrossDataset"),
+    *("--data.auxiliary", "ToyAD", "--data.auxiliary.category", "button", "--data.num_workers", "0"),
+    *("--data.target", "ToyAD", "--data.target.category", "pill", "--seed_everything", "42"),
+    *("--trainer.accelerator", "cpu", "--trainer.devices", "1"),
+]
+
+
+class TestQuickstart(QuickstartCommands):
+    model, pixel_auroc, image_auroc = "VcpClip", 0.90, 0.80
+
+
+def test_it_leaves_heatmaps_metrics_and_weights(train_quickstart):
+    trained = train_quickstart("VcpClip")
+    heatmaps = list((trained.results / "images").rglob("*.png"))
+    assert len(heatmaps) == 6 * (16 + 7 * 4)
+    assert (trained.results / "metrics.csv").is_file()
+    assert trained.weights.stat().st_size < 2e6
+    assert trained.checkpoint.stat().st_size < 30e6
+
+
+def test_validate(train_quickstart, workspace):
+    trained = train_quickstart("VcpClip")
+    run = anomalib(*("validate", *trained.arguments, *NO_PICTURES, "--ckpt_path", trained.checkpoint), folder=workspace)
+    assert "Validation" in run.text
+
+
+def test_a_killed_run_resumes(train_quickstart, workspace, tmp_path):
+    train_quickstart("VcpClip")  # draws the images
+    command = [str(ANOMALIB), "fit", *SMALL, "--trainer.max_epochs", "400", "--data.target.root"]
+    root = workspace / "datasets" / "ToyAD"
+    command += [str(root), "--data.auxiliary.root", str(root)]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    checkpoint = tmp_path / "results" / "VcpClip" / "ToyAD" / "pill" / "v0" / "weights" / "lightning" / "model.ckpt"
+    deadline = time.monotonic() + 240
+    while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.is_file()
+    before = torch.load(checkpoint, weights_only=True)
+    epochs = before["epoch"] + 3
+    command[command.index("400")] = str(epochs)
+    anomalib(*command[1:], "--ckpt_path", checkpoint, folder=tmp_path)
+    (resumed,) = (tmp_path / "results" / "VcpClip" / "ToyAD" / "pill" / "v1").rglob("model*.ckpt")
+    after = torch.load(resumed, weights_only=True)
+    assert after["epoch"] == epochs - 1
+    steps_per_epoch = before["global_step"] / (before["epoch"] + 1)
+    assert after["global_step"] == steps_per_epoch * epochs
+
+
+def test_two_processes_give_the_metrics_of_one(train_quickstart, workspace):
+    trained = train_quickstart("VcpClip")
+    arguments = ("test", *trained.arguments, *NO_PICTURES, "--ckpt_path", trained.checkpoint)
+    two = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu")
+    one = anomalib(*arguments, folder=workspace).metrics
+    assert anomalib(*arguments, *two, folder=workspace).metrics == pytest.approx(one, abs=1e-6)
+
+
+def test_two_processes_train(workspace):
+    two = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.max_epochs", "1")
+    run = anomalib("train", *SMALL, *two, folder=workspace)
+    assert run.metrics["pixel_AUROC"] > 0
+
+
+def test_print_config_and_help(workspace):
+    assert "backbone: toy" in anomalib("train", "--config", QUICKSTART, "--print_config", folder=workspace).text
+    helped = anomalib("train", "--model.help", "VcpClip", folder=workspace).text
+    assert "--model.deep_prompt_len" in helped
+    assert "Number of learned tokens in every text block" in helped
