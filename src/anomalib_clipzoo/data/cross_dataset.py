@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from anomalib.data import AnomalibDataModule
+from anomalib.data import AnomalibDataModule, Folder, Tabular
 from anomalib.data.utils import LabelName, ValSplitMode
 from jsonargparse import Namespace
 from torchvision.transforms.v2 import Transform
@@ -123,7 +123,7 @@ class CrossDataset(NestedDataModule):
         """Read and check both sides, and hold out the validation part."""
         annotated = self._annotated_images()
         set_up(self.target)
-        self.test_data = CategoryDataset([self.target.test_data], [self.target.category])
+        self.test_data = CategoryDataset([self.target.test_data], [_shown_by(self.target)])
         check_files(annotated.samples)
         check_files(self.test_data.samples)
         if not self.allow_overlap:
@@ -140,7 +140,7 @@ class CrossDataset(NestedDataModule):
             check_annotations(dataset.samples, datamodule.name)
             known = dataset.samples["label_index"] != LabelName.UNKNOWN
             datasets.append(dataset.subsample(known.to_numpy().nonzero()[0].tolist()))
-        return CategoryDataset(datasets, [datamodule.category for datamodule in self.auxiliary])
+        return CategoryDataset(datasets, [_shown_by(datamodule) for datamodule in self.auxiliary])
 
     def _target_images(self) -> list[str]:
         """Paths of all images of the target, those for references included."""
@@ -174,3 +174,11 @@ class CrossDataset(NestedDataModule):
 def _whole(datamodule: AnomalibDataModule) -> AnomalibDataModule:
     """Copy of a datamodule that gives up none of its test images for validation, and leaves checks to this one."""
     return fresh_copy(as_datamodule(datamodule), val_split_mode=ValSplitMode.NONE, checks_files=False)
+
+
+def _shown_by(datamodule: AnomalibDataModule) -> str | None:
+    """Name what a datamodule's images show: its category, or the name that the user gave to images of their own.
+
+    The papers' code calls what is on medical images by the name of the dataset, too.
+    """
+    return datamodule.category or (datamodule.name if isinstance(datamodule, (Folder, Tabular)) else None)

@@ -116,7 +116,7 @@ def test_folders(auxiliary_root, target_root):
     datamodule.setup()
     assert len(datamodule.train_data) + len(datamodule.val_data) == 2 * COUNT
     assert len(datamodule.test_data) == 2 * COUNT
-    assert categories_of(next(iter(datamodule.test_dataloader()))) == [None] * 8
+    assert categories_of(next(iter(datamodule.test_dataloader()))) == ["wood"] * 8
     assert datamodule.name == "wood"
 
 
