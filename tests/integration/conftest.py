@@ -22,7 +22,7 @@ ANOMALIB = Path(sys.executable).parent / "anomalib"
 NO_PICTURES = ("--model.visualizer", "false")
 QUICKSTARTS = {  # as the documentation of each model gives them
     "VcpClip": (),
-    "AnomalyClip": ("--model", "AnomalyClip", "--model.layers", "[3]", *NO_PICTURES),
+    "AnomalyClip": (*("--model", "AnomalyClip", "--model.layers", "[2]", "--model.lr", "0.002", *NO_PICTURES),),
     "AdaClip": (
         *("--model", "AdaClip", "--model.hsf", "most_anomalous", "--model.lr", "0.001", *NO_PICTURES),
         *("--trainer.max_epochs", "3"),

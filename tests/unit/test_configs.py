@@ -1,0 +1,34 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The configurations that are shipped, as the command line reads them."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from anomalib.cli import AnomalibCLI
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+OF_MODELS = [path for path in CONFIGS if path.parent.name != "data"]
+
+
+@pytest.mark.parametrize("config", OF_MODELS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_arguments_are_those_of_the_classes(config, capsys):
+    with pytest.raises(SystemExit) as ended:
+        AnomalibCLI(args=["test", "--config", str(config), "--print_config"])
+    assert ended.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out.partition("seed_everything")[2].join(["seed_everything", ""]))
+    written = yaml.safe_load(config.read_text())
+    for part in ("model", "data"):
+        for name, value in written[part]["init_args"].items():
+            if not isinstance(value, (dict, list)):
+                assert printed[part]["init_args"][name] == value
+
+
+def test_a_misspelt_argument_is_refused(tmp_path):
+    config = tmp_path / "misspelt.yaml"
+    config.write_text(OF_MODELS[0].read_text().replace("init_args:\n", "init_args:\n    bakcbone: toy\n", 1))
+    with pytest.raises(SystemExit) as ended:
+        AnomalibCLI(args=["test", "--config", str(config), "--print_config"])
+    assert ended.value.code != 0
