@@ -3,9 +3,6 @@
 
 """AdaClip beyond its figures: prompts, class names, clusters, weights in and out, what it says to bad input."""
 
-import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +12,6 @@ import torch
 import yaml
 from anomalib import LearningType
 from anomalib.data import ImageBatch
-from PIL import Image
 from scipy.stats import spearmanr
 from sklearn.cluster import KMeans
 
@@ -29,6 +25,7 @@ from anomalib_clipzoo.models.ada_clip.loss import AdaClipLoss
 from anomalib_clipzoo.models.ada_clip.prompting import plain_image_features
 from anomalib_clipzoo.models.ada_clip.torch_model import Probabilities
 from anomalib_clipzoo.models.pre_processor import ClipTransform
+from tests.medical import lay_out
 from tests.parity.files import GOLDEN
 from tests.tiny import write_tiny_clip
 
@@ -471,76 +468,12 @@ def test_bad_arguments(arguments, error, message, tiny):
 # ---- configurations ----
 
 
-def draw(path: str, labelled: bool = True) -> None:
-    """Write a small picture, or one with a bright square in it."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new("L", (24, 16))
-    if labelled:
-        image.paste(255, (4, 4, 12, 12))
-    image.save(path)
-
-
-# As each dataset comes: its images, their masks if it has any, and which are normal.
-LAYOUTS = {
-    "clinicdb": ("Original/{}.png", "Ground Truth/{}.png"),
-    "colondb": ("images/{}.png", "masks/{}.png"),
-    "endo": ("images/{}.jpg", "masks/{}.jpg"),
-    "isic": ("ISBI2016_ISIC_Part1_Test_Data/{}.jpg", "ISBI2016_ISIC_Part1_Test_GroundTruth/{}_Segmentation.png"),
-    "kvasir": ("images/{}.jpg", "masks/{}.jpg"),
-    "tn3k": ("test-image/{}.jpg", "test-mask/{}.jpg"),
-    "brainmri": ("yes/{}.jpg", "no/{}.jpg"),
-    "br35h": ("yes/{}.jpg", "no/{}.jpg"),
-    "headct": ("head_ct/00{}.png", "head_ct/10{}.png"),
-}
-WITHOUT_MASKS = {"brainmri", "br35h", "headct"}
-
-
-def lay_out(name: str, config: dict) -> None:
-    """Write a small folder of a dataset's layout, then list its images as the configuration's header says."""
-    root = Path(config["init_args"]["file_path"]).parent
-    for pattern in LAYOUTS[name]:
-        for index in range(3):
-            draw(root / pattern.format(index))
-    if name == "headct":
-        numbers = [(index, 1) for index in range(3)] + [(100 + index, 0) for index in range(3)]
-        lines = ["id, hemorrhage", *(f"{number}, {label}" for number, label in numbers)]
-        (root / "labels.csv").write_text("\n".join(lines) + "\n")
-    header = (CONFIGS / "data" / f"{name}.yaml").read_text()
-    commands = re.findall(r"^#   (.*)$", header.partition("# Once, ")[2], flags=re.MULTILINE)
-    subprocess.run(["bash", "-c", "\n".join(commands).replace("python", sys.executable)], check=True)
-
-
-def read(path: Path) -> dict:
-    return yaml.safe_load(path.read_text())
-
-
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_medical_data(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    config = read(CONFIGS / "data" / f"{name}.yaml")
-    lay_out(name, config)
-    datamodule = as_datamodule(config)
-    datamodule.setup()
-    masked = name not in WITHOUT_MASKS
-    items = [datamodule.test_data[index] for index in range(len(datamodule.test_data))]
-    assert len(items) == 3 if masked else 6
-    assert sum(bool(item.gt_label) for item in items) == 3
-    for item in items:
-        assert Path(item.image_path).is_file()
-        assert (item.gt_mask is not None and 0.1 < item.gt_mask.float().mean() < 0.3) == masked
-    assert len(datamodule.train_data) == 0
-
-
-def test_there_is_a_test_for_every_medical_dataset():
-    assert {path.stem for path in (CONFIGS / "data").glob("*.yaml")} == set(LAYOUTS)
-
-
 @pytest.mark.parametrize("path", sorted((CONFIGS / "ada_clip").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_papers_protocol(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("clinicdb", "colondb"):
-        lay_out(name, read(CONFIGS / "data" / f"{name}.yaml"))
-    config = read(path)
+    for name in ("ClinicDB", "ColonDB"):
+        lay_out(name, tmp_path)
+    config = yaml.safe_load(path.read_text())
     datamodule = as_datamodule(config["data"])
     assert isinstance(datamodule, CrossDataset)
     assert datamodule.train_batch_size == 1
