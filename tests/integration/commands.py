@@ -70,7 +70,7 @@ class QuickstartCommands:
 
     def test_a_finished_run_goes_on(self, trained, workspace):
         before = torch.load(trained.checkpoint, weights_only=True)
-        folder, epochs = workspace / "resumed", before["epoch"] + 2
+        folder, epochs = workspace / "resumed", before["epoch"] + 2  # one more; they count from 0
         go_on = ("--ckpt_path", trained.checkpoint, "--default_root_dir", folder, "--trainer.max_epochs", epochs)
         anomalib("fit", *trained.arguments, *go_on, folder=workspace)
         (resumed,) = (folder / trained.model).rglob("model.ckpt")
