@@ -22,7 +22,7 @@ from anomalib_clipzoo.metrics.per_category import PerCategory
 
 METRICS_FILE = "metrics.csv"
 MEAN = "mean"
-# How an image without a category is called in tables.
+# What stands in tables where neither images nor the datamodule know a category.
 NO_CATEGORY = "-"
 
 Results = dict[str, dict[str, float]]
@@ -87,7 +87,7 @@ class PerCategoryEvaluator(Evaluator):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the means and collect the categories' values."""
         super().on_test_epoch_end(trainer, pl_module)
-        self.results = self._collect()
+        self.results = self._collect(getattr(getattr(trainer, "datamodule", None), "category", None) or NO_CATEGORY)
         values = {
             f"{name}/{category}": value
             for category, row in self.results.items()
@@ -104,13 +104,15 @@ class PerCategoryEvaluator(Evaluator):
             Console().print(results_table(self.results))
             write_results(self.results, Path(trainer.default_root_dir) / METRICS_FILE)
 
-    def _collect(self) -> Results:
-        """Values by category and name, and the means."""
+    def _collect(self, category_of_all: str) -> Results:
+        """Values by category and name, and the means; images that know no category are of ``category_of_all``."""
         metrics = [metric for metric in self.test_metrics if isinstance(metric, PerCategory)]
         columns = {metric.name: metric.per_category() for metric in metrics}
         categories = sorted({category for column in columns.values() for category in column}, key=str)
         results: Results = {
-            category or NO_CATEGORY: {name: column[category] for name, column in columns.items() if category in column}
+            category or category_of_all: {
+                name: column[category] for name, column in columns.items() if category in column
+            }
             for category in categories
         }
         means = {name: sum(column.values()) / len(column) for name, column in columns.items() if column}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from anomalib import LearningType
 from anomalib.cli import AnomalibCLI
-from anomalib.data import InferenceBatch, MVTecAD
+from anomalib.data import Folder, InferenceBatch, MVTecAD
 from anomalib.engine import Engine
 from anomalib.metrics import AUROC, F1Score
 from anomalib.models import AnomalibModule
@@ -107,9 +107,19 @@ def test_single_category_datamodule_and_chosen_metrics(target_root, tmp_path, ca
     datamodule = MVTecAD(target_root, "wood", num_workers=0)
     (means,) = engine.test(model, datamodule=datamodule)
     assert set(means) == {"image_AUROC", "F1Score"}
-    assert model.evaluator.results["-"] == pytest.approx(means)
+    assert list(model.evaluator.results) == ["wood", "mean"]
+    assert model.evaluator.results["wood"] == pytest.approx(means)
     assert model.evaluator.results["mean"] == pytest.approx(means)
     assert "Test metrics by category" in capsys.readouterr().out
+
+
+def test_nobody_knows_the_category(target_root, tmp_path):
+    metrics = [AUROC(["pred_score", "gt_label"], prefix="image_")]
+    model = Brightness(evaluator=PerCategoryEvaluator(test_metrics=metrics), pre_processor=False, visualizer=False)
+    wood = target_root / "wood"
+    datamodule = Folder("parts", wood / "train" / "good", abnormal_dir=wood / "test" / "spot", num_workers=0)
+    (means,) = engine_in(tmp_path).test(model, datamodule=datamodule)
+    assert model.evaluator.results == {"-": pytest.approx(means), "mean": pytest.approx(means)}
 
 
 def parsed(*arguments: str):
