@@ -34,6 +34,9 @@ SWITCH = "ANOMALIB_CLIPZOO_AUTOLOAD"
 BASE_CLASSES = {"anomalib.models": "AnomalibModule", "anomalib.data": "AnomalibDataModule"}
 """The packages that take plug-ins (the entry-point groups bear their names), and what their plug-ins derive from."""
 
+COMMAND = "anomalib.cli"
+"""The package of anomalib's command, which :mod:`anomalib_clipzoo.seed` has use the seeds that it is given."""
+
 _served: set[ModuleType] = set()
 
 
@@ -98,13 +101,18 @@ def _serve() -> None:
         return
     with suppress(ValueError):
         sys.meta_path.remove(_Lookout)
-    hosts = [sys.modules[name] for name in BASE_CLASSES if name in sys.modules]
+    hosts = [sys.modules[name] for name in (*BASE_CLASSES, COMMAND) if name in sys.modules]
     unserved = [host for host in hosts if host not in _served]
     _served.update(unserved)  # before the work, as plug-ins may import more of anomalib, which leads here again
     for host in unserved:
+        if host.__name__ == COMMAND:
+            from .seed import keep_promise
+
+            keep_promise(host.AnomalibCLI)
+            continue
         for entry_point in sorted(entry_points(group=host.__name__), key=attrgetter("name", "value")):
             _register(entry_point, host)
-    if len(hosts) == len(BASE_CLASSES):
+    if len(hosts) == len(BASE_CLASSES) + 1:
         _unwatch(sys.modules["anomalib"])
 
 

@@ -51,7 +51,7 @@ class {name}(AnomalibDataModule):
 REPORT = """
 import json, sys
 from types import ModuleType
-import anomalib, anomalib.data, anomalib.models
+import anomalib, anomalib.cli, anomalib.data, anomalib.models
 from anomalib.data import get_datamodule
 from anomalib.models import get_model, list_models
 from importlib.metadata import distribution
