@@ -9,7 +9,7 @@ import pytest
 import torch
 from anomalib.deploy import TorchInferencer
 
-from .conftest import NO_PICTURES, Trained, anomalib
+from .conftest import NO_PICTURES, Trained, forked_anomalib
 
 
 class QuickstartCommands:
@@ -24,7 +24,7 @@ class QuickstartCommands:
         return train_quickstart(self.model)
 
     def test_it_learns(self, trained, workspace):
-        untrained = anomalib("test", *trained.arguments, *NO_PICTURES, folder=workspace).metrics
+        untrained = forked_anomalib("test", *trained.arguments, *NO_PICTURES, folder=workspace).metrics
         learned = trained.run.metrics
         assert learned["pixel_AUROC"] >= self.pixel_auroc
         assert learned["image_AUROC"] >= self.image_auroc
@@ -37,13 +37,13 @@ class QuickstartCommands:
         assert "post_processor.image_min" in content["state_dict"]
 
     def test_checkpoint_gives_the_same_metrics_again(self, trained, workspace):
-        again = anomalib(
+        again = forked_anomalib(
             *("test", *trained.arguments, *NO_PICTURES, "--ckpt_path", trained.checkpoint), folder=workspace
         )
         assert again.metrics == pytest.approx(trained.run.metrics, abs=1e-6)
 
     def test_learned_weights_are_validated_and_tested_without_training(self, trained, workspace):
-        run = anomalib(
+        run = forked_anomalib(
             *("train", *trained.arguments, *NO_PICTURES, "--model.weights", trained.weights), folder=workspace
         )
         assert "train_loss" not in run.text
@@ -52,12 +52,12 @@ class QuickstartCommands:
 
     def test_predict_on_a_folder_of_ones_own(self, trained, photos, tmp_path):
         model = ("--model", trained.model, "--model.backbone", "toy", "--model.weights", trained.weights)
-        run = anomalib("predict", *model, "--data", photos, folder=tmp_path)
+        run = forked_anomalib("predict", *model, "--data", photos, folder=tmp_path)
         heatmaps = {path.stem for path in tmp_path.glob(f"results/{trained.model}/latest/images/**/*.*")}
         assert heatmaps == {"rgb", "grey", "rgba", "photo", "deep"}, run.text
 
     def test_export_to_torch(self, trained, photos, tmp_path, monkeypatch):
-        anomalib(
+        forked_anomalib(
             *("export", *trained.model_arguments, "--model.backbone", "toy", "--export_type", "torch"),
             *("--ckpt_path", trained.checkpoint, "--export_root", tmp_path),
             folder=tmp_path,
@@ -72,8 +72,9 @@ class QuickstartCommands:
         before = torch.load(trained.checkpoint, weights_only=True)
         folder, epochs = workspace / "resumed", before["epoch"] + 2  # one more; they count from 0
         go_on = ("--ckpt_path", trained.checkpoint, "--default_root_dir", folder, "--trainer.max_epochs", epochs)
-        anomalib("fit", *trained.arguments, *go_on, folder=workspace)
+        short = ("--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "1")
+        forked_anomalib("fit", *trained.arguments, *go_on, *short, folder=workspace)
         (resumed,) = (folder / trained.model).rglob("model.ckpt")
         after = torch.load(resumed, weights_only=True)
         assert after["epoch"] == epochs - 1
-        assert after["global_step"] == before["global_step"] / (before["epoch"] + 1) * epochs
+        assert after["global_step"] == before["global_step"] + 3

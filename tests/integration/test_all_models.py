@@ -3,11 +3,11 @@
 
 """Commands that need no trained model."""
 
-from .conftest import anomalib
+from .conftest import forked_anomalib
 
 
 def test_without_annotated_anomalies_it_learns_on_synthetic_ones(workspace):
-    run = anomalib(
+    run = forked_anomalib(
         *("train", "--model", "VcpClip", "--model.backbone", "toy", "--model.visualizer", "false"),
         *("--data", "ToyAD", "--data.category", "pill", "--data.num_workers", "0"),
         *("--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"),
@@ -36,7 +36,7 @@ benchmark:
         grid: [tile]
 """
     )
-    anomalib("benchmark", "--config", config, folder=workspace)
+    forked_anomalib("benchmark", "--config", config, folder=workspace)
     (table,) = (workspace / "runs" / "benchmark").glob("*/results.csv")
     header, *rows = table.read_text().splitlines()
     assert len(rows) == 4
