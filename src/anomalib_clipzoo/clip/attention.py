@@ -87,6 +87,34 @@ def feed_forward(block: Any, tokens: torch.Tensor) -> torch.Tensor:
     return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
 
 
+def select(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Pick one token ``(B, D)`` of each sequence in ``(B, N, D)`` at positions ``(B,)``."""
+    return tokens[torch.arange(tokens.shape[0], device=tokens.device), positions]
+
+
+def last_token_block(block: Any, tokens: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    """Run a residual block for the last token of each sequence alone, as the last block is where nothing else is read.
+
+    Args:
+        block: An open_clip ``ResidualAttentionBlock``.
+        tokens: ``(B, N, D)``.
+        last: Position of each sequence's last token, ``(B,)``; it does not see what follows it.
+
+    Returns:
+        The last tokens after the block, ``(B, D)``.
+    """
+    attention, normalized = block.attn, block.ln_1(tokens)
+    heads = (attention.num_heads, attention.head_dim)
+    sizes = [attention.embed_dim, 2 * attention.embed_dim]
+    to_query, to_others = attention.in_proj_weight.split(sizes)
+    query_bias, other_bias = attention.in_proj_bias.split(sizes)
+    query = functional.linear(select(normalized, last), to_query, query_bias).unflatten(-1, heads).unsqueeze(2)
+    key, value = functional.linear(normalized, to_others, other_bias).unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4)
+    seen = torch.arange(tokens.shape[1], device=tokens.device) <= last.unsqueeze(1)
+    attended = attend(attention, query, key, value, mask=seen[:, None, None])
+    return feed_forward(block, select(tokens, last) + block.ls_1(attended.squeeze(1)))
+
+
 def class_token_block(block: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Run a residual block for the class token alone, as the last block is where nothing else is read.
 

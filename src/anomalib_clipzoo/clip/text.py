@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .attention import residual_block
+from .attention import last_token_block, residual_block, select
 
 START_OF_TEXT = 49406
 END_OF_TEXT = 49407
@@ -60,28 +60,32 @@ class TextTower(nn.Module):
     def run_blocks(
         self,
         tokens: torch.Tensor,
+        end: torch.Tensor,
         deep_prompts: Mapping[int, torch.Tensor] | None = None,
         *,
         first: int = 0,
     ) -> torch.Tensor:
-        """Run the blocks, overwriting tokens with learned prompts on the way.
+        """Run the blocks, overwriting tokens with learned prompts on the way, the last for the end of text alone.
 
         Args:
             tokens: Embeddings with positions, ``(S, L, D)``, or what the block before ``first`` made of them.
+            end: Position of each sentence's end of text, ``(S,)``.
             deep_prompts: For a block's index (from 0) the prompt ``(S, P, D)`` or ``(1, P, D)`` that overwrites
                 positions 1 to P, those after the start of text, before that block.
             first: Index of the first block to run.
 
         Returns:
-            Tokens after the last block, ``(S, L, D)``.
+            End-of-text tokens after the last block, ``(S, D)``.
         """
         deep_prompts = deep_prompts or {}
         for index, block in enumerate(self.blocks[first:], start=first):
             if index in deep_prompts:
                 prompt = deep_prompts[index].expand(tokens.shape[0], -1, -1).to(tokens.dtype)
                 tokens = torch.cat([tokens[:, :1], prompt, tokens[:, 1 + prompt.shape[1] :]], dim=1)
+            if index == self.depth - 1:
+                return last_token_block(block, tokens, end)
             tokens = residual_block(block, tokens, causal=True)
-        return tokens
+        return select(tokens, end)
 
     def project(self, tokens: torch.Tensor) -> torch.Tensor:
         """Bring end-of-text tokens ``(S, D)`` into the joint space ``(S, E)``: ``ln_final``, then the projection."""
@@ -89,13 +93,8 @@ class TextTower(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Encode token ids ``(S, L)`` to text features ``(S, E)``, not normalised, as CLIP does."""
-        tokens = self.run_blocks(self.embed(ids) + self.position[: ids.shape[1]])
-        return self.project(select(tokens, end_of_text(ids)))
-
-
-def select(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Pick one token ``(S, D)`` of each sequence in ``(S, L, D)`` at positions ``(S,)``."""
-    return tokens[torch.arange(tokens.shape[0], device=tokens.device), positions]
+        tokens = self.embed(ids) + self.position[: ids.shape[1]]
+        return self.project(self.run_blocks(tokens, end_of_text(ids)))
 
 
 def end_of_text(ids: torch.Tensor) -> torch.Tensor:

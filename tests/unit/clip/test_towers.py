@@ -10,7 +10,7 @@ from open_clip.factory import get_model_config
 from open_clip.model import CLIP, resize_pos_embed
 
 from anomalib_clipzoo.clip import TextTower, VisionTower
-from anomalib_clipzoo.clip.attention import class_token_block, residual_block
+from anomalib_clipzoo.clip.attention import class_token_block, last_token_block, residual_block, select
 from anomalib_clipzoo.clip.backbone import _unplain_keys
 from anomalib_clipzoo.clip.text import tokenize
 
@@ -98,10 +98,10 @@ def test_overwritten_tokens_reach_the_following_blocks_only():
     text = TextTower(build(shallow("ViT-S-16")))
     tokens = text.embed(tokenize(TEXTS[:1], 77)) + text.position[:9]
     prompt = torch.randn(1, 2, text.width)
-    changed = text.run_blocks(tokens, {1: prompt})
-    assert not torch.allclose(changed, text.run_blocks(tokens))
+    start, later = torch.tensor([0]), torch.tensor([5])
+    assert not torch.allclose(text.run_blocks(tokens, later, {1: prompt}), text.run_blocks(tokens, later))
     torch.testing.assert_close(
-        changed[:, 0], text.run_blocks(tokens)[:, 0]
+        text.run_blocks(tokens, start, {1: prompt}), text.run_blocks(tokens, start)
     )  # the mask is causal: start sees itself only
 
 
@@ -116,3 +116,17 @@ def test_the_class_token_alone_equals_the_whole_block(name):
     block, tokens = tower.blocks[-1], torch.randn(3, 11, tower.width)
     torch.nn.init.normal_(block.attn.in_proj_bias)  # zero at first, which would hide a bias that is left out
     close(class_token_block(block, tokens), residual_block(block, tokens)[:, :1])
+
+
+def test_the_last_token_alone_equals_the_whole_block():
+    text = TextTower(build(shallow("ViT-S-16")))
+    block, tokens, last = text.blocks[-1], torch.randn(3, 11, text.width), torch.tensor([10, 0, 4])
+    torch.nn.init.normal_(block.attn.in_proj_bias)
+    whole = residual_block(block, tokens, causal=True)
+    close(last_token_block(block, tokens, last), select(whole, last))
+
+
+def test_a_run_that_begins_after_the_last_block_changes_nothing():
+    text = TextTower(build(shallow("ViT-S-16")))
+    tokens = torch.randn(2, 4, text.width)
+    assert torch.equal(text.run_blocks(tokens, torch.tensor([3, 1]), first=text.depth), tokens[[0, 1], [3, 1]])

@@ -13,7 +13,7 @@ from torch.nn import functional
 from anomalib_clipzoo.anomaly.prompts import clean_class_name, compose
 from anomalib_clipzoo.clip import TextTower, VisionFeatures, VisionTower
 from anomalib_clipzoo.clip.attention import class_token_block, residual_block
-from anomalib_clipzoo.clip.text import end_of_text, select
+from anomalib_clipzoo.clip.text import end_of_text
 
 PromptingType = Literal["SD", "S", "D"]
 PromptingBranch = Literal["VL", "V", "L", ""]
@@ -193,8 +193,7 @@ def encode_sentences(
         for index, prompt in enumerate(prompts)
         if index
     }
-    tokens = text.run_blocks(sentences.tokens.flatten(0, 1), each, first=1)
-    features = text.project(select(tokens, sentences.end.flatten()))
+    features = text.project(text.run_blocks(sentences.tokens.flatten(0, 1), sentences.end.flatten(), each, first=1))
     features = functional.normalize(features, dim=-1).unflatten(0, (images, count))
     states = [state.mean(dim=1) for state in features.split(list(sizes), dim=1)]
     return functional.normalize(torch.stack(states, dim=1), dim=-1)

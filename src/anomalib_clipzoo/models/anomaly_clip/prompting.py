@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.clip import TextTower
-from anomalib_clipzoo.clip.text import END_OF_TEXT, START_OF_TEXT, encode, end_of_text, select
+from anomalib_clipzoo.clip.text import END_OF_TEXT, START_OF_TEXT, encode, end_of_text
 
 CONTEXT_WORD = "X"  # holds the place of a learned word
 NORMAL_STATES = ("{}",)
@@ -84,8 +84,8 @@ class ObjectAgnosticPrompts(nn.Module):
     def encode(self, text: TextTower) -> torch.Tensor:
         """Encode every prompt to a text feature, not normalised: ``(S, E)``."""
         tokens = self.tokens()
-        tokens = text.run_blocks(tokens + text.position[: tokens.shape[1]], self.deep_prompts())
-        return text.project(select(tokens, self.end))
+        tokens = tokens + text.position[: tokens.shape[1]]
+        return text.project(text.run_blocks(tokens, self.end, self.deep_prompts()))
 
     def forward(self, text: TextTower) -> torch.Tensor:
         """Average the prompts of a kind: text features of (normal, abnormal), unit length, ``(2, E)``."""

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.clip import TextTower
-from anomalib_clipzoo.clip.text import END_OF_TEXT, START_OF_TEXT, encode, select
+from anomalib_clipzoo.clip.text import END_OF_TEXT, START_OF_TEXT, encode
 
 PROMPT_NORM_EPSILON = 1e-6  # the reference code; CLIP's own LayerNorms have 1e-5
 DROPOUT = 0.1
@@ -157,12 +157,12 @@ def encode_sentences(
     images, count = tokens.shape[:2]
     tokens, end = tokens.flatten(0, 1), sentences.end.repeat(images)
     if deep_prompts is None:
-        tokens = select(text.run_blocks(tokens), end)
+        tokens = text.run_blocks(tokens, end)
     else:
         first, *deep = deep_prompts(tokens.shape[0])
         tokens = torch.cat([tokens[:, :1], first, tokens[:, 1:]], dim=1)
-        tokens = text.run_blocks(tokens, dict(enumerate(deep, start=1)))
-        tokens = deep_prompts.norm(select(tokens, end + first.shape[1]))
+        tokens = text.run_blocks(tokens, end + first.shape[1], dict(enumerate(deep, start=1)))
+        tokens = deep_prompts.norm(tokens)
     features = functional.normalize(text.project(tokens), dim=-1).unflatten(0, (images, count))
     states = [state.mean(dim=1) for state in features.split(list(sentences.states), dim=1)]
     return functional.normalize(torch.stack(states, dim=1), dim=-1)
