@@ -81,7 +81,7 @@ def forked_anomalib(*arguments: object, folder: Path) -> Run:
 
 def _run_main(arguments: list[str], folder: Path, output: str) -> None:
     """Run the function behind the script, as the script would be run."""
-    with open(output, "w") as file:  # noqa: PTH123
+    with Path(output).open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(folder)

@@ -92,31 +92,8 @@ def select(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return tokens[torch.arange(tokens.shape[0], device=tokens.device), positions]
 
 
-def last_token_block(block: Any, tokens: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-    """Run a residual block for the last token of each sequence alone, as the last block is where nothing else is read.
-
-    Args:
-        block: An open_clip ``ResidualAttentionBlock``.
-        tokens: ``(B, N, D)``.
-        last: Position of each sequence's last token, ``(B,)``; it does not see what follows it.
-
-    Returns:
-        The last tokens after the block, ``(B, D)``.
-    """
-    attention, normalized = block.attn, block.ln_1(tokens)
-    heads = (attention.num_heads, attention.head_dim)
-    sizes = [attention.embed_dim, 2 * attention.embed_dim]
-    to_query, to_others = attention.in_proj_weight.split(sizes)
-    query_bias, other_bias = attention.in_proj_bias.split(sizes)
-    query = functional.linear(select(normalized, last), to_query, query_bias).unflatten(-1, heads).unsqueeze(2)
-    key, value = functional.linear(normalized, to_others, other_bias).unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4)
-    seen = torch.arange(tokens.shape[1], device=tokens.device) <= last.unsqueeze(1)
-    attended = attend(attention, query, key, value, mask=seen[:, None, None])
-    return feed_forward(block, select(tokens, last) + block.ls_1(attended.squeeze(1)))
-
-
-def class_token_block(block: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Run a residual block for the class token alone, as the last block is where nothing else is read.
+def single_token_block(block: Any, tokens: torch.Tensor, last: torch.Tensor | None = None) -> torch.Tensor:
+    """Run a residual block for one token of each sequence, as the last block is where nothing else is read.
 
     With one query a head, keys and values need not be made: the query goes through the keys' projection to meet the
     tokens themselves, and their weighted mean through the values' projection. The keys' bias shifts all weights of a
@@ -124,7 +101,9 @@ def class_token_block(block: Any, tokens: torch.Tensor) -> torch.Tensor:
 
     Args:
         block: An open_clip ``ResidualAttentionBlock``.
-        tokens: ``(B, N, D)``, class token first.
+        tokens: ``(B, N, D)``.
+        last: Position ``(B,)`` of the token, which does not see what follows it, as in the text tower. ``None`` for
+            the first token, the class token, which sees all.
 
     Returns:
         ``(B, 1, D)``.
@@ -133,10 +112,18 @@ def class_token_block(block: Any, tokens: torch.Tensor) -> torch.Tensor:
     heads = (attention.num_heads, attention.head_dim)
     to_query, to_key, to_value = attention.in_proj_weight.chunk(3)
     query_bias, _, value_bias = attention.in_proj_bias.chunk(3)
-    query = functional.linear(normalized[:, :1], to_query, query_bias) * attention.head_dim**-0.5
+    query = functional.linear(_pick(normalized, last), to_query, query_bias) * attention.head_dim**-0.5
     query = query.unflatten(-1, heads).permute(2, 0, 1, 3).flatten(1, 2)  # (heads, B, D / heads)
     query = (query @ to_key.unflatten(0, heads)).transpose(0, 1)  # (B, heads, D)
-    mean = (query @ normalized.transpose(1, 2)).softmax(dim=-1) @ normalized
+    weights = query @ normalized.transpose(1, 2)
+    if last is not None:
+        follows = torch.arange(tokens.shape[1], device=tokens.device) > last.unsqueeze(1)
+        weights = weights.masked_fill(follows.unsqueeze(1), float("-inf"))
+    mean = weights.softmax(dim=-1) @ normalized
     value = mean.transpose(0, 1) @ to_value.unflatten(0, heads).transpose(1, 2)  # (heads, B, D / heads)
     value = value.transpose(0, 1).flatten(1).unflatten(1, (1, -1)) + value_bias
-    return feed_forward(block, tokens[:, :1] + block.ls_1(attention.out_proj(value)))
+    return feed_forward(block, _pick(tokens, last) + block.ls_1(attention.out_proj(value)))
+
+
+def _pick(tokens: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+    return tokens[:, :1] if positions is None else select(tokens, positions).unsqueeze(1)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .attention import last_token_block, residual_block, select
+from .attention import residual_block, select, single_token_block
 
 START_OF_TEXT = 49406
 END_OF_TEXT = 49407
@@ -83,7 +83,7 @@ class TextTower(nn.Module):
                 prompt = deep_prompts[index].expand(tokens.shape[0], -1, -1).to(tokens.dtype)
                 tokens = torch.cat([tokens[:, :1], prompt, tokens[:, 1 + prompt.shape[1] :]], dim=1)
             if index == self.depth - 1:
-                return last_token_block(block, tokens, end)
+                return single_token_block(block, tokens, end)[:, 0]
             tokens = residual_block(block, tokens, causal=True)
         return select(tokens, end)
 

@@ -10,7 +10,7 @@ from open_clip.factory import get_model_config
 from open_clip.model import CLIP, resize_pos_embed
 
 from anomalib_clipzoo.clip import TextTower, VisionTower
-from anomalib_clipzoo.clip.attention import class_token_block, last_token_block, residual_block, select
+from anomalib_clipzoo.clip.attention import residual_block, select, single_token_block
 from anomalib_clipzoo.clip.backbone import _unplain_keys
 from anomalib_clipzoo.clip.text import tokenize
 
@@ -115,7 +115,7 @@ def test_the_class_token_alone_equals_the_whole_block(name):
     tower = VisionTower(build(shallow(name)).visual)
     block, tokens = tower.blocks[-1], torch.randn(3, 11, tower.width)
     torch.nn.init.normal_(block.attn.in_proj_bias)  # zero at first, which would hide a bias that is left out
-    close(class_token_block(block, tokens), residual_block(block, tokens)[:, :1])
+    close(single_token_block(block, tokens), residual_block(block, tokens)[:, :1])
 
 
 def test_the_last_token_alone_equals_the_whole_block():
@@ -123,7 +123,7 @@ def test_the_last_token_alone_equals_the_whole_block():
     block, tokens, last = text.blocks[-1], torch.randn(3, 11, text.width), torch.tensor([10, 0, 4])
     torch.nn.init.normal_(block.attn.in_proj_bias)
     whole = residual_block(block, tokens, causal=True)
-    close(last_token_block(block, tokens, last), select(whole, last))
+    close(single_token_block(block, tokens, last)[:, 0], select(whole, last))
 
 
 def test_a_run_that_begins_after_the_last_block_changes_nothing():

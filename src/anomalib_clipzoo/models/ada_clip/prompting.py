@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.prompts import clean_class_name, compose
 from anomalib_clipzoo.clip import TextTower, VisionFeatures, VisionTower
-from anomalib_clipzoo.clip.attention import class_token_block, residual_block
+from anomalib_clipzoo.clip.attention import residual_block, single_token_block
 from anomalib_clipzoo.clip.text import end_of_text
 
 PromptingType = Literal["SD", "S", "D"]
@@ -71,7 +71,7 @@ def plain_image_features(vision: VisionTower, tokens: torch.Tensor) -> torch.Ten
     """
     for block in vision.blocks[:-1]:
         tokens = residual_block(block, tokens)
-    return vision.project(class_token_block(vision.blocks[-1], tokens)[:, 0])
+    return vision.project(single_token_block(vision.blocks[-1], tokens)[:, 0])
 
 
 def prompted_features(

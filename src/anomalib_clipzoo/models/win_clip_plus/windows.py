@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.clip import VisionTower
-from anomalib_clipzoo.clip.attention import attend, class_token_block, feed_forward, project_qkv, residual_block
+from anomalib_clipzoo.clip.attention import attend, feed_forward, project_qkv, residual_block, single_token_block
 
 SMALLEST = 1e-30  # stands for zero in harmonic means: its inverse is finite, so that nothing becomes NaN
 
@@ -185,7 +185,7 @@ class WindowEncoder(nn.Module):
             tokens = residual_block(block, tokens)
         if vision.depth == 1:
             return tokens if read_patches else tokens[:, :1]
-        return residual_block(last, tokens) if read_patches else class_token_block(last, tokens)
+        return residual_block(last, tokens) if read_patches else single_token_block(last, tokens)
 
 
 def _gather(part: torch.Tensor, members: torch.Tensor) -> torch.Tensor:
