@@ -24,7 +24,7 @@ from anomalib_clipzoo.models.ada_clip.fusion import HybridSemanticFusion, k_mean
 from anomalib_clipzoo.models.ada_clip.loss import AdaClipLoss
 from anomalib_clipzoo.models.ada_clip.prompting import plain_image_features
 from anomalib_clipzoo.models.ada_clip.torch_model import Probabilities
-from anomalib_clipzoo.models.pre_processor import ClipTransform
+from anomalib_clipzoo.models.components.pre_processor import ClipTransform
 from tests.medical import lay_out
 from tests.parity.files import GOLDEN
 from tests.tiny import write_tiny_clip

@@ -5,7 +5,7 @@
 
 import torch
 
-from anomalib_clipzoo.models.post_processor import ProbabilityPostProcessor
+from anomalib_clipzoo.models.components.post_processor import ProbabilityPostProcessor
 
 
 def bend(scores: torch.Tensor, threshold: float) -> torch.Tensor:

@@ -13,7 +13,7 @@ from anomalib.data import ImageBatch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from anomalib_clipzoo.models.pre_processor import ClipPreProcessor
+from anomalib_clipzoo.models.components.pre_processor import ClipPreProcessor
 from anomalib_clipzoo.models.vcp_clip import VcpClip
 from anomalib_clipzoo.models.vcp_clip.augmentation import TrainingAugmentation
 from tests.parity.files import GOLDEN

@@ -24,8 +24,8 @@ from anomalib_clipzoo.anomaly.prompts import (
 )
 from anomalib_clipzoo.clip import Backbone, default_image_size, quarter_layers
 from anomalib_clipzoo.data import CategoryBatch, categories_of
-from anomalib_clipzoo.models.module import ClipZooModule, choose
-from anomalib_clipzoo.models.weights import LearnedWeights
+from anomalib_clipzoo.models.components.module import ClipZooModule, choose
+from anomalib_clipzoo.models.components.weights import LearnedWeights
 
 from .fusion import HsfMode
 from .loss import AdaClipLoss

@@ -16,10 +16,10 @@ from anomalib.visualization import Visualizer
 from torch import nn
 
 from anomalib_clipzoo.clip import Backbone, default_image_size
-from anomalib_clipzoo.models.module import ClipZooModule, choose
-from anomalib_clipzoo.models.weights import LearnedWeights
+from anomalib_clipzoo.models.components.module import ClipZooModule, choose
+from anomalib_clipzoo.models.components.weights import LearnedWeights
 
-from .attention import LocalAttention
+from .dual_path import LocalAttention
 from .loss import LOCAL_WEIGHT, AnomalyClipLoss
 from .prompting import ABNORMAL_STATES, CLASS_NAME, DEPTH, N_CTX, NORMAL_STATES, T_N_CTX
 from .torch_model import PAPER_SIZE, AnomalyClipModel

@@ -18,7 +18,7 @@ from torch.nn import functional
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, upsample
 from anomalib_clipzoo.clip import Backbone
 
-from .attention import DualPath, LocalAttention
+from .dual_path import DualPath, LocalAttention
 from .prompting import ABNORMAL_STATES, CLASS_NAME, DEPTH, N_CTX, NORMAL_STATES, T_N_CTX, ObjectAgnosticPrompts
 
 PAPER_SIZE = 518
@@ -45,7 +45,7 @@ class AnomalyClipModel(nn.Module):
         backbone: The frozen CLIP.
         layers: Image blocks after which the local stream is compared with the texts, counted from 1; ``None`` for the
             last alone.
-        dpam_layer: Where the local stream begins, see :class:`~.attention.DualPath`; ``None`` for 20 of 24.
+        dpam_layer: Where the local stream begins, see :class:`~.dual_path.DualPath`; ``None`` for 20 of 24.
         local_attention: What attends to its own kind there: values, queries or keys.
         normal_states: States of things in order, averaged.
         abnormal_states: States of things with an anomaly, averaged.

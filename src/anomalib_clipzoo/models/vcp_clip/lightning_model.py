@@ -15,8 +15,8 @@ from anomalib.visualization import Visualizer
 from torch import nn
 
 from anomalib_clipzoo.clip import Backbone, default_image_size, quarter_layers
-from anomalib_clipzoo.models.module import ClipZooModule, choose
-from anomalib_clipzoo.models.weights import LearnedWeights
+from anomalib_clipzoo.models.components.module import ClipZooModule, choose
+from anomalib_clipzoo.models.components.weights import LearnedWeights
 
 from .augmentation import TrainingAugmentation
 from .loss import VcpClipLoss

@@ -18,7 +18,7 @@ from torch.nn import functional
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, top_mean, upsample
 from anomalib_clipzoo.clip import Backbone
 
-from .attention import PostVcp, inverse_temperature
+from .post_vcp import PostVcp, inverse_temperature
 from .prompting import DeepTextPrompts, PreVcp, Sentences, encode_sentences
 
 NORMAL_PROMPTS = ("a photo of a good {}",)

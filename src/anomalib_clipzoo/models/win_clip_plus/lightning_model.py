@@ -26,8 +26,8 @@ from anomalib_clipzoo.anomaly.references import (
 )
 from anomalib_clipzoo.clip import Backbone, default_image_size
 from anomalib_clipzoo.data import categories_of
-from anomalib_clipzoo.models.module import ClipZooModule, choose
-from anomalib_clipzoo.models.weights import LearnedWeights
+from anomalib_clipzoo.models.components.module import ClipZooModule, choose
+from anomalib_clipzoo.models.components.weights import LearnedWeights
 
 from .scores import Aggregation, Mean, PatchTerm, Score, make_variant
 from .torch_model import WINDOW_BATCH, WinClipPlusModel
