@@ -66,11 +66,11 @@ def ours(key: str) -> str | None:
 @torch.no_grad()
 def test_text(build, golden, about):
     model = build().model
-    tokens = model.prompts.tokens()
+    tokens = model.prompts.tokens()[0]
     close(tokens[:, :17], golden["text.prompts"][:, :17], atol=0)
     assert tokens.shape[1] == 17  # what follows the end of text has no influence
     assert model.prompts.end.tolist() == about["token_ids"]["eot_index"]
-    close(model.prompts.encode(model.backbone.text), golden["text.features_raw"])
+    close(model.prompts.encode(model.backbone.text)[0], golden["text.features_raw"])
     close(model.encode_text(), golden["text.features"][0])
 
 
@@ -96,11 +96,11 @@ def test_every_step_of_the_image_tower(build, golden):
 @torch.no_grad()
 def test_similarities_and_maps(build, golden):
     model = build().model
-    logits, patches = model.compare(golden["input.image"], model.encode_text())
+    logits, patches = model.compare(model.image_features(golden["input.image"]), model.encode_text())
     close(logits, golden["score.logits"])
     maps = model.layer_maps(patches)
     for index, layer in enumerate(LAYERS):
-        close(patches[index], golden[f"sim.layer_{layer}"][..., 1])
+        close(patches[index].sigmoid(), golden[f"sim.layer_{layer}"][..., 1])
         close(maps[index], golden[f"map.layer_{layer}"])
     close(maps.sum(0), golden["map.sum"])
 
@@ -153,7 +153,8 @@ def test_training_trace(build, golden, about, name, arguments):
     }
     for step, letter in enumerate("ABABA"):
         labels, masks = torch.tensor(about["training"]["labels"][letter]), masks_of(about, letter)
-        logits, patches = module.model.compare(images[letter], module.model.encode_text())
+        features = module.model.image_features(images[letter])
+        logits, patches = module.model.compare(features, module.model.encode_text())
         maps = module.model.layer_maps(patches)
         expected = trace["steps"][step]
         loss = module.loss(logits, maps, labels, masks)

@@ -55,7 +55,14 @@ def attend(
     Returns:
         ``(B, N, D)``.
     """
-    heads = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+    return join_heads(
+        attention,
+        functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal),
+    )
+
+
+def join_heads(attention: nn.MultiheadAttention, heads: torch.Tensor) -> torch.Tensor:
+    """Join what the heads ``(B, heads, N, D / heads)`` found, and project it out: ``(B, N, D)``."""
     return attention.out_proj(heads.transpose(1, 2).flatten(2))
 
 

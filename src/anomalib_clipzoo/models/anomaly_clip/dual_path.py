@@ -1,19 +1,21 @@
 # Copyright (C) 2026 The anomalib-clipzoo authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""DPAM: a second, local stream beside the image tower, fed by value-value attention."""
+"""DPAM: a second, local stream beside the image tower, fed by attention of tokens to their own kind."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+from torch.nn import functional
 
 from anomalib_clipzoo.clip import VisionTower
-from anomalib_clipzoo.clip.attention import attend, feed_forward, project_qkv
+from anomalib_clipzoo.clip.attention import attend, feed_forward, join_heads, project_qkv
 
 DPAM_LAYER, DPAM_DEPTH = 20, 24  # the reference code's setting, and the tower that it is meant for
 
-LocalAttention = Literal["vv", "qq", "kk"]
+LocalAttention = Literal["vv", "qq", "kk", "qq+kk", "qq+kk+vv", "(q+k+v)^2"]
 
 
 class DualFeatures(NamedTuple):
@@ -32,8 +34,8 @@ class DualPath:
     """Diagonally prominent attention map (DPAM, Sec. 3.4 of the paper): patches keep telling what is at their place.
 
     From the first dual layer on, a local stream leaves CLIP's own. Layer by layer it takes up the attention of values
-    to values, whose map is strongest on its diagonal. It is read from CLIP's own stream, which goes on untouched, and
-    has neither LayerNorm nor MLP. Nothing in it is learned.
+    to values (or of other tokens to their own kind), whose map is strongest on its diagonal. It is read from CLIP's own
+    stream, which goes on untouched, and has neither LayerNorm nor MLP. Nothing in it is learned.
 
     Args:
         vision: The frozen image tower.
@@ -41,7 +43,8 @@ class DualPath:
             own. ``None`` for the last alone.
         dpam_layer: The reference code's setting: the last ``dpam_layer - 1`` layers are dual, so 20 of 24 means layers
             6 to 24. At 1 no layer is. ``None`` for 20 of 24, scaled by depth.
-        local_attention: What attends to its own kind: values, queries or keys. What is summed are always values.
+        local_attention: What attends to its own kind: values, queries or keys; several with a plus, whose results add
+            up (Crane's E-Attn); or "(q+k+v)^2", all three side by side. What is summed are always values.
 
     Raises:
         ValueError: If the layers do not exist or an argument is out of range.
@@ -75,8 +78,8 @@ class DualPath:
         for layer, block in enumerate(vision.blocks, start=1):
             query, key, value = project_qkv(block.attn, block.ln_1(tokens))
             if self.first_dual <= layer <= self.layers[-1]:
-                own = {"vv": value, "qq": query, "kk": key}[self.local_attention]
-                local = local + block.ls_1(attend(block.attn, own, own, value))
+                heads = local_heads(query, key, value, self.local_attention)
+                local = local + block.ls_1(join_heads(block.attn, heads))
             if layer == vision.depth and (layer >= self.first_dual or layer not in self.layers):
                 tokens, query = tokens[:, :1], query[:, :, :1]  # only the class token leaves CLIP's own stream
             tokens = feed_forward(block, tokens + block.ls_1(attend(block.attn, query, key, value)))
@@ -85,3 +88,17 @@ class DualPath:
             if layer in self.layers:
                 tapped.append(local)
         return DualFeatures(tokens[:, 0], tapped)
+
+
+def local_heads(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    local_attention: LocalAttention,
+) -> torch.Tensor:
+    """Let tokens attend to their own kind and take up values, all ``(B, heads, N, D / heads)``."""
+    if local_attention == "(q+k+v)^2":
+        kinds = [torch.cat([query, key, value], dim=-1)]
+    else:
+        kinds = [{"qq": query, "kk": key, "vv": value}[kind] for kind in local_attention.split("+")]
+    return reduce(torch.add, [functional.scaled_dot_product_attention(kind, kind, value) for kind in kinds])

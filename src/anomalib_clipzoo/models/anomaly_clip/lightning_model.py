@@ -168,7 +168,8 @@ class AnomalyClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Light
     def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Compute the loss of a batch of images with labels and masks."""
         del args, kwargs
-        logits, patches = self.model.compare(batch.image, self.model.encode_text())
+        features = self.model.image_features(batch.image)
+        logits, patches = self.model.compare(features, self.model.encode_text())
         loss = self.loss(logits, self.model.layer_maps(patches), batch.gt_label, batch.gt_mask)
         self.log("train_loss", loss, on_epoch=True, prog_bar=True, batch_size=len(batch.image))
         return loss

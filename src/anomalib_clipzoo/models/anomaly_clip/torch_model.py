@@ -26,15 +26,27 @@ SIGMA = 4.0  # pixels of 518
 TEMPERATURE = 0.07  # constant; CLIP's own logit scale is not used
 
 
+class ImageFeatures(NamedTuple):
+    """What is compared with the texts, all of unit length.
+
+    Attributes:
+        image: Features of the images, ``(B, E)``.
+        patches: Features of the patches after each layer, ``(K, B, N, E)``.
+    """
+
+    image: torch.Tensor
+    patches: torch.Tensor
+
+
 class Similarities(NamedTuple):
     """How much images and patches are like the texts.
 
     Attributes:
-        logits: Logits of (normal, abnormal) for each image, ``(B, 2)``.
-        patches: Probability of an anomaly for each layer and patch, ``(K, B, N)``, 0..1.
+        image: Logits of (normal, abnormal) for each image, ``(B, 2)``.
+        patches: Logits of an anomaly for each layer and patch, ``(K, B, N)``.
     """
 
-    logits: torch.Tensor
+    image: torch.Tensor
     patches: torch.Tensor
 
 
@@ -101,20 +113,35 @@ class AnomalyClipModel(nn.Module):
 
     def encode_text(self) -> torch.Tensor:
         """Text features of (normal, abnormal) for any image, unit length, ``(2, E)``."""
-        return self.prompts(self.backbone.text)
+        return self.prompts(self.backbone.text)[0]
 
-    def compare(self, images: torch.Tensor, text_features: torch.Tensor) -> Similarities:
-        """Compare images ``(B, 3, H, W)`` and their patches with text features ``(2, E)``."""
+    def image_features(self, images: torch.Tensor) -> ImageFeatures:
+        """Run both streams of the image tower on images ``(B, 3, H, W)``."""
         vision = self.backbone.vision
         class_token, local = self.dual_path(vision, images)
         # As in the reference code, the image feature goes without CLIP's last LayerNorm, patches do not.
-        image_features = functional.normalize(class_token @ vision.projection, dim=-1)
-        patches = functional.normalize(torch.stack([vision.project(layer[:, 1:]) for layer in local]), dim=-1)
-        logits, patch_logits = (features @ text_features.T / TEMPERATURE for features in (image_features, patches))
-        return Similarities(logits, abnormal_logit(patch_logits).sigmoid())
+        return ImageFeatures(functional.normalize(class_token @ vision.projection, dim=-1), self.project_patches(local))
+
+    def project_patches(self, local: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Bring each layer's local stream ``(B, 1 + N, D)`` to the text: unit length, ``(K, B, N, E)``."""
+        projected = [self.backbone.vision.project(layer[:, 1:]) for layer in local]
+        return functional.normalize(torch.stack(projected), dim=-1)
+
+    def compare(self, features: ImageFeatures, text_features: torch.Tensor) -> Similarities:
+        """Compare images and their patches with text features, ``(2, E)`` or one pair for each image ``(B, 2, E)``."""
+        to_text = text_features.transpose(-2, -1) / TEMPERATURE
+        image = (features.image[:, None] @ to_text)[:, 0]
+        return Similarities(image, abnormal_logit(features.patches @ to_text))
 
     def layer_maps(self, patches: torch.Tensor) -> torch.Tensor:
-        """Bring probabilities of patches ``(K, B, N)`` to the image's resolution: ``(K, B, H, W)``."""
+        """Bring logits of patches ``(K, B, N)`` to the image's resolution as probabilities: ``(K, B, H, W)``."""
+        return self._upsample(patches.sigmoid())
+
+    def fuse(self, patches: torch.Tensor) -> torch.Tensor:
+        """Make one map ``(B, H, W)`` of all layers' logits ``(K, B, N)``: the mean of their probabilities, smoothed."""
+        return self.smoothing(self._upsample(patches.sigmoid().mean(dim=0, keepdim=True))[0])
+
+    def _upsample(self, patches: torch.Tensor) -> torch.Tensor:
         vision = self.backbone.vision
         return upsample(patches, vision.grid, vision.image_size, align_corners=False)
 
@@ -128,9 +155,8 @@ class AnomalyClipModel(nn.Module):
             Image scores ``(B,)`` and anomaly maps ``(B, H, W)``, all 0..1. The score is the global one alone; the map
             is the mean over layers, smoothed.
         """
-        logits, patches = self.compare(images, self._current_text_features())
-        maps = self.layer_maps(patches.mean(dim=0, keepdim=True))[0]
-        return InferenceBatch(pred_score=abnormal_logit(logits).sigmoid(), anomaly_map=self.smoothing(maps))
+        image, patches = self.compare(self.image_features(images), self._current_text_features())
+        return InferenceBatch(pred_score=abnormal_logit(image).sigmoid(), anomaly_map=self.fuse(patches))
 
     # ---- text features, once per set of prompts ----
 
