@@ -6,6 +6,7 @@
 import hashlib
 import json
 import logging
+from collections import OrderedDict
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -36,7 +37,8 @@ SUPPORTED = (
 class Backbone(nn.Module):
     """A frozen CLIP and all that the models ask of it.
 
-    All parameters are frozen and the module stays in eval mode, whatever the model around it does.
+    All parameters are frozen and the module stays in eval mode, whatever the model around it does. They are no part of
+    a state dict: whoever loads one has built the same frozen CLIP before, and keeps it. Copies and pickles carry them.
 
     Args:
         name: An open_clip model name with a plain ViT tower, a path to an open_clip JSON config, or ``"toy"``, the
@@ -88,6 +90,18 @@ class Backbone(nn.Module):
     def train(self, mode: bool = True) -> "Backbone":  # noqa: ARG002  # the signature is torch's
         """Stay in eval mode: a frozen CLIP has nothing to learn."""
         return super().train(mode=False)
+
+    def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """Return nothing to keep, unless asked for the variables themselves, by which torch's exporters find them."""
+        destination = OrderedDict() if destination is None else destination
+        return super().state_dict(destination=destination, prefix=prefix, keep_vars=True) if keep_vars else destination
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Put the own tensors in the place of whatever the state dict has, or lacks, for this and the modules in it."""
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            del state_dict[key]
+        state_dict.update(self.state_dict(prefix=prefix, keep_vars=True))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def fingerprint(self) -> str:
         """Return a short hash of the weights, the same for the same CLIP however it was named or where it lay."""

@@ -23,11 +23,9 @@ from .post_processor import ProbabilityPostProcessor
 from .pre_processor import ClipPreProcessor
 from .training_images import TrainingImages
 from .weights import (
-    FROZEN_PREFIX,
     RECORD,
     LearnedWeights,
     check_fit,
-    learned_state,
     read_learned_weights,
     write_learned_weights,
 )
@@ -46,8 +44,8 @@ CLIP_SIZE = (224, 224)
 class ClipZooModule(_Module):
     """Mixin for Lightning modules whose ``model`` stands on a frozen ``backbone``.
 
-    It keeps the frozen CLIP out of checkpoints, reads and writes learned weights, trains on synthetic anomalies where a
-    dataset has no annotated ones, and lets prediction run without validation data.
+    It reads and writes learned weights, trains on synthetic anomalies where a dataset has no annotated ones, and lets
+    prediction run without validation data.
     """
 
     REFERENCE_KEYS: ClassVar[Mapping[str, str | None]] = {}
@@ -135,13 +133,13 @@ class ClipZooModule(_Module):
             ValueError: If they were learned on another CLIP or with other arguments.
         """
         self._check_fingerprint(learned.path, learned.arguments, learned.fingerprint)
-        check_fit(learned, learned_state(self.state_dict()))
+        check_fit(learned, self.state_dict())
         self.load_state_dict(learned.state, strict=False)
         self.zero_shot = True
 
     def save_weights(self, path: str | Path) -> Path:
         """Write what was learned, with the thresholds, to a ``.safetensors`` file for ``weights=``."""
-        return write_learned_weights(path, learned_state(self.state_dict()), self._record())
+        return write_learned_weights(path, self.state_dict(), self._record())
 
     def on_fit_end(self) -> None:
         """Leave the learned weights beside the checkpoints."""
@@ -150,26 +148,22 @@ class ClipZooModule(_Module):
             logger.info("Learned weights are in %s; use them with --model.weights.", path)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the frozen CLIP out of the checkpoint and say which one it was."""
+        """Say in the checkpoint which frozen CLIP it belongs to."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["state_dict"] = learned_state(checkpoint["state_dict"])
         checkpoint[RECORD] = self._record()
         arguments = {key: _plain(value) for key, value in checkpoint.get("hyper_parameters", {}).items()}
         checkpoint["hyper_parameters"] = {**arguments, "weights": None}  # what they held is in the checkpoint now
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint fits, then complete it with this model's own frozen CLIP."""
+        """Check that the checkpoint fits."""
         super().on_load_checkpoint(checkpoint)
         record = checkpoint.get(RECORD, {})
         if record.get("model") != type(self).__name__:
             msg = f"This is a checkpoint of {record.get('model', 'another model')}, not of {type(self).__name__}."
             raise ValueError(msg)
-        own = self.state_dict()
         learned = LearnedWeights(Path("The checkpoint"), checkpoint["state_dict"], record["arguments"])
         self._check_fingerprint(learned.path, learned.arguments, record["fingerprint"])
-        check_fit(learned, learned_state(own))
-        frozen = {key: value for key, value in own.items() if key.startswith(FROZEN_PREFIX)}
-        checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}
+        check_fit(learned, self.state_dict())
 
     def _record(self) -> dict[str, Any]:
         """Plain data that says what learned weights are: the model, its arguments, the CLIP that they belong to."""

@@ -18,7 +18,6 @@ from anomalib_clipzoo.clip.files import read_file, state_dict_problems
 
 RECORD = "anomalib_clipzoo"  # the key under which our files say what they are
 MODEL_PREFIX = "model."
-FROZEN_PREFIX = "model.backbone."
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class LearnedWeights:
 
     Attributes:
         path: The file.
-        state: Tensors under the Lightning module's names, without the frozen CLIP.
+        state: Tensors under the Lightning module's names.
         arguments: The constructor arguments that they were learned with; empty for the papers' checkpoints.
         fingerprint: Hash of the CLIP that they were learned on; ``None`` where the file does not say.
     """
@@ -36,11 +35,6 @@ class LearnedWeights:
     state: dict[str, torch.Tensor]
     arguments: dict[str, Any] = field(default_factory=dict)
     fingerprint: str | None = None
-
-
-def learned_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return what was learned: a module's state without the frozen CLIP."""
-    return {key: value for key, value in state.items() if not key.startswith(FROZEN_PREFIX)}
 
 
 def read_learned_weights(
@@ -89,7 +83,7 @@ def check_fit(given: LearnedWeights, expected: Mapping[str, torch.Tensor]) -> No
 
     Args:
         given: The weights.
-        expected: The learned part of the model's state.
+        expected: The model's state.
 
     Raises:
         ValueError: If names or shapes differ.
@@ -114,7 +108,7 @@ def _own(path: Path, model: str, state: dict[str, torch.Tensor], record: dict[st
     if record["model"] != model:
         msg = f"{path} holds weights of {record['model']}, not of {model}."
         raise ValueError(msg)
-    return LearnedWeights(path, learned_state(state), record["arguments"], record["fingerprint"])
+    return LearnedWeights(path, state, record["arguments"], record["fingerprint"])
 
 
 def _flatten(content: Any, prefix: str = "") -> dict[str, torch.Tensor]:
