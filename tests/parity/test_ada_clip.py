@@ -97,7 +97,7 @@ def test_every_step_of_inference(files, golden, images, given_labels):
         assert not expected[:, ids.shape[1] :].any()
     features = model.text_features(NAMES, plain, 3)
     close(features, golden["text_features"].transpose(1, 2))
-    patches = model.project_patches(tokens)
+    patches = model.patch_projections(layer[:, 1:] for layer in tokens)
     close(patches[:, 0], golden["proj_patches_0"])
     close(torch.nn.functional.normalize(model.class_projection(image), dim=-1), golden["proj_cls"])
     given_labels(golden["hsf_labels"])
@@ -162,7 +162,7 @@ def test_fewer_clusters_take_fewer_patches(files, golden, images, given_labels):
     given_labels(golden["variant.k_clusters_4.hsf_labels"])
     model = build(files, k_clusters=4).model
     image, tokens = model.image_features(images)[1]
-    patches, layers = model.project_patches(tokens), model.logits(images, NAMES).layers
+    patches, layers = model.patch_projections(layer[:, 1:] for layer in tokens), model.logits(images, NAMES).layers
     assert torch.equal(layers.mean(dim=0).topk(20, dim=1).indices, golden["variant.k_clusters_4.topk_indices"].long())
     close(model.fusion(patches, layers), golden["variant.k_clusters_4.hsf_feature"])
     close(model.image_embedding(image, patches, layers), golden["variant.k_clusters_4.final_image_feature"])

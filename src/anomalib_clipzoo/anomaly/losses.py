@@ -38,3 +38,17 @@ def dice_loss(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     overlap = (probability * target).sum(dim=(-2, -1))
     total = probability.sum(dim=(-2, -1)) + target.sum(dim=(-2, -1))
     return (1 - (2 * overlap + 1) / (total + 1)).mean()
+
+
+def map_loss(maps: torch.Tensor, masks: torch.Tensor, *, normal_too: bool = False) -> torch.Tensor:
+    """Sum over layers of the focal and the dice loss, weighted alike, as the papers' codes have it.
+
+    Args:
+        maps: Probability of an anomaly for each layer and pixel, ``(K, B, H, W)``, 0..1.
+        masks: Binary masks, ``(B, H, W)``.
+        normal_too: Whether the dice loss of the normal map is a third.
+    """
+    mean = focal_loss(maps, masks) + dice_loss(maps, masks)
+    if normal_too:
+        mean = mean + dice_loss(1 - maps, 1 - masks.to(maps.dtype))
+    return len(maps) * mean

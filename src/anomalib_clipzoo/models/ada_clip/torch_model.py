@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, upsample
+from anomalib_clipzoo.anomaly.projections import PatchProjections
 from anomalib_clipzoo.anomaly.prompts import (
     ADACLIP_ABNORMAL_STATES,
     ADACLIP_TEMPLATES,
@@ -121,7 +122,7 @@ class AdaClipModel(nn.Module):
         if self.text_prompts is not None and "S" in prompting_type:
             self.text_prompts.static[0].requires_grad_(requires_grad=False)
         self.dynamic = "D" in prompting_type
-        self.patch_projections = nn.ModuleList(nn.Linear(vision.width, joint) for _ in self.layers)
+        self.patch_projections = PatchProjections(len(self.layers), vision.width, joint)
         self.class_projection: Any = nn.Linear(joint, joint) if hsf != "most_anomalous" else None
         self.fusion: Any = HybridSemanticFusion(hsf, k_clusters) if hsf else None
         height = vision.image_size[0]
@@ -211,11 +212,6 @@ class AdaClipModel(nn.Module):
             sentences = type(sentences)(*(part[which] for part in sentences))
         return encode_sentences(self.backbone.text, sentences, prompts, self.ensemble.sizes)
 
-    def project_patches(self, tokens: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Bring each layer's patches ``(B, 1 + N, D)`` to the text: unit length, ``(K, B, N, E)``."""
-        projected = [project(layer[:, 1:]) for project, layer in zip(self.patch_projections, tokens, strict=True)]
-        return functional.normalize(torch.stack(projected), dim=-1)
-
     def image_embedding(self, image: torch.Tensor, patches: torch.Tensor, layer_logits: torch.Tensor) -> torch.Tensor:
         """Mix the projected image feature ``(B, E)`` with what HSF finds: unit length, ``(B, E)``."""
         fused: Any = self.fusion(patches, layer_logits) if self.fusion else None
@@ -231,7 +227,7 @@ class AdaClipModel(nn.Module):
         _check_count(images, class_names)
         plain, (image, tokens) = self.image_features(images)
         text = self.text_features(class_names, plain, images.shape[0])
-        patches = self.project_patches(tokens)
+        patches = self.patch_projections(layer[:, 1:] for layer in tokens)
         layers = abnormal_logit(LOGIT_SCALE * patches @ text.transpose(-2, -1))
         embedding = self.image_embedding(image, patches, layers)
         image_logits = abnormal_logit(LOGIT_SCALE * torch.einsum("be,bse->bs", embedding, text))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from anomalib_clipzoo.anomaly.losses import dice_loss, focal_loss
+from anomalib_clipzoo.anomaly.losses import map_loss
 
 LOCAL_WEIGHT = 4.0  # the reference code
 
@@ -38,11 +38,5 @@ class AnomalyClipLoss(nn.Module):
             labels: 1 for anomalous images, 0 for normal ones, ``(B,)``.
             masks: Binary masks, ``(B, H, W)``.
         """
-        return functional.cross_entropy(logits, labels.long()) + self.local_weight * self.local_loss(maps, masks)
-
-    @staticmethod
-    def local_loss(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-        """Sum over layers of the focal loss and the dice losses of the abnormal and the normal map, not weighted."""
-        normal = 1 - masks.to(maps.dtype)
-        losses = [focal_loss(layer, masks) + dice_loss(layer, masks) + dice_loss(1 - layer, normal) for layer in maps]
-        return torch.stack(losses).sum()
+        image_loss = functional.cross_entropy(logits, labels.long())
+        return image_loss + self.local_weight * map_loss(maps, masks, normal_too=True)

@@ -6,7 +6,7 @@
 import torch
 from torch import nn
 
-from anomalib_clipzoo.anomaly.losses import dice_loss, focal_loss
+from anomalib_clipzoo.anomaly.losses import map_loss
 
 from .torch_model import LayerMaps
 
@@ -21,5 +21,4 @@ class VcpClipLoss(nn.Module):
             maps: Probability of an anomaly per layer, ``(K, B, H, W)`` for each branch.
             masks: Binary masks, ``(B, H, W)``.
         """
-        layers = [layer for branch in maps if branch is not None for layer in branch]
-        return torch.stack([focal_loss(layer, masks) + dice_loss(layer, masks) for layer in layers]).sum()
+        return map_loss(torch.cat([branch for branch in maps if branch is not None]), masks)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, top_mean, upsample
+from anomalib_clipzoo.anomaly.projections import PatchProjections
 from anomalib_clipzoo.clip import Backbone
 
 from .post_vcp import PostVcp, inverse_temperature
@@ -95,8 +96,7 @@ class VcpClipModel(nn.Module):
             text, test_normal_prompts or normal_prompts, test_abnormal_prompts or abnormal_prompts, **lengths
         )
         with_base, with_post = branch != "post", branch != "base"
-        projections = [nn.Linear(vision.width, joint) for _ in self.layers] if with_base else []
-        self.patch_projections = nn.ModuleList(projections)
+        self.patch_projections = PatchProjections(len(self.layers) if with_base else 0, vision.width, joint)
         self.temperature: Any = inverse_temperature() if with_base else None
         self.post_vcp: Any = PostVcp(joint, vision.width) if with_post else None
         height, width = vision.image_size
@@ -114,10 +114,7 @@ class VcpClipModel(nn.Module):
 
     def base_logits(self, patches: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """Base branch: project each layer's patches ``(K, B, N, D)``, compare with text: ``(K, B, N, 2)``."""
-        projected = torch.stack(
-            [project(layer) for project, layer in zip(self.patch_projections, patches, strict=True)]
-        )
-        return self.temperature.exp() * functional.normalize(projected, dim=-1) @ text_features.transpose(-2, -1)
+        return self.temperature.exp() * self.patch_projections(patches) @ text_features.transpose(-2, -1)
 
     def post_logits(self, patches: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """Post-VCP branch: let text see the patches ``(K, B, N, D)``, compare both: ``(K, B, N, 2)``."""
