@@ -202,7 +202,8 @@ def test_training_images_are_augmented_before_they_are_resized(tiny, augment):
     )
     before = batch.image.clone()
     training_images.on_train_batch_start(None, None, batch, 0)
-    assert torch.equal(batch.image, before) != augment
+    assert batch.image.shape == ((8, 3, 32, 32) if augment else before.shape)
+    assert augment or torch.equal(batch.image, before)
 
 
 def test_synthetic_anomalies_come_with_their_masks_and_labels(tiny, caplog):
