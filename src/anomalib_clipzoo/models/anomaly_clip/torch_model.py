@@ -19,7 +19,16 @@ from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, ups
 from anomalib_clipzoo.clip import Backbone
 
 from .dual_path import DualPath, LocalAttention
-from .prompting import ABNORMAL_STATES, CLASS_NAME, DEPTH, N_CTX, NORMAL_STATES, T_N_CTX, ObjectAgnosticPrompts
+from .prompting import (
+    ABNORMAL_STATES,
+    CLASS_NAME,
+    DEPTH,
+    N_CTX,
+    NORMAL_STATES,
+    T_N_CTX,
+    ImageToken,
+    ObjectAgnosticPrompts,
+)
 
 PAPER_SIZE = 518
 SIGMA = 4.0  # pixels of 518
@@ -66,6 +75,8 @@ class AnomalyClipModel(nn.Module):
         depth: How many blocks of the text tower get learned tokens, the first one's words included.
         t_n_ctx: Number of learned tokens in a block.
         half_prompts: Whether those pass through half precision, as in the reference code.
+        image_token: Where an image's feature goes in prompts that are made for it, see
+            :class:`~.prompting.ObjectAgnosticPrompts`; AnomalyCLIP's own see no image.
         sigma: Gaussian smoothing of the map in pixels; ``None`` for 4 of 518, scaled by height.
 
     Raises:
@@ -89,6 +100,7 @@ class AnomalyClipModel(nn.Module):
         depth: int = DEPTH,
         t_n_ctx: int = T_N_CTX,
         half_prompts: bool = True,
+        image_token: ImageToken = "none",
         sigma: float | None = None,
     ) -> None:
         super().__init__()
@@ -104,6 +116,7 @@ class AnomalyClipModel(nn.Module):
             depth=depth,
             t_n_ctx=t_n_ctx,
             half_prompts=half_prompts,
+            image_token=image_token,
         )
         height = vision.image_size[0]
         self.smoothing = GaussianSmoothing(vision.image_size, SIGMA * height / PAPER_SIZE if sigma is None else sigma)
@@ -130,8 +143,14 @@ class AnomalyClipModel(nn.Module):
     def compare(self, features: ImageFeatures, text_features: torch.Tensor) -> Similarities:
         """Compare images and their patches with text features, ``(2, E)`` or one pair for each image ``(B, 2, E)``."""
         to_text = text_features.transpose(-2, -1) / TEMPERATURE
-        image = (features.image[:, None] @ to_text)[:, 0]
-        return Similarities(image, abnormal_logit(features.patches @ to_text))
+        patches = abnormal_logit(features.patches @ to_text)
+        image = self.image_embedding(features, patches)[:, None] @ to_text
+        return Similarities(image[:, 0], patches)
+
+    def image_embedding(self, features: ImageFeatures, patches: torch.Tensor) -> torch.Tensor:
+        """Return what stands for each image ``(B, E)``: its own feature, whatever the patches' logits say."""
+        del patches
+        return features.image
 
     def layer_maps(self, patches: torch.Tensor) -> torch.Tensor:
         """Bring logits of patches ``(K, B, N)`` to the image's resolution as probabilities: ``(K, B, H, W)``."""
@@ -155,10 +174,16 @@ class AnomalyClipModel(nn.Module):
             Image scores ``(B,)`` and anomaly maps ``(B, H, W)``, all 0..1. The score is the global one alone; the map
             is the mean over layers, smoothed.
         """
-        image, patches = self.compare(self.image_features(images), self._current_text_features())
+        features = self.image_features(images)
+        image, patches = self.compare(features, self.text_features_for(features))
         return InferenceBatch(pred_score=abnormal_logit(image).sigmoid(), anomaly_map=self.fuse(patches))
 
     # ---- text features, once per set of prompts ----
+
+    def text_features_for(self, features: ImageFeatures) -> torch.Tensor:
+        """Text features that images are compared with: the same for all, ``(2, E)``."""
+        del features
+        return self._current_text_features()
 
     def train(self, mode: bool = True) -> "AnomalyClipModel":
         """Switch between training and evaluation, for which texts are encoded at once: the model may be exported."""
