@@ -1,0 +1,8 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""APRIL-GAN: linear layers on CLIP's patch tokens, for zero- and few-shot anomaly detection."""
+
+from .torch_model import AprilGanModel
+
+__all__ = ["AprilGanModel"]

@@ -1,0 +1,223 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""APRIL-GAN as a PyTorch module: linear layers on patch tokens, and a memory of a few normal images.
+
+Report: Chen et al., "A zero-/few-shot anomaly classification and segmentation method for CVPR 2023 VAND workshop
+challenge tracks 1&2", https://arxiv.org/abs/2305.17382. Nothing in it is adversarial: the name is the team's.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+from torch.nn import functional
+
+from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, upsample
+from anomalib_clipzoo.anomaly.projections import PatchProjections
+from anomalib_clipzoo.anomaly.prompts import (
+    ADACLIP_ABNORMAL_STATES,
+    APRIL_GAN_TEMPLATES,
+    DEFAULT_CLASS_NAME,
+    NORMAL_STATES,
+    compose,
+)
+from anomalib_clipzoo.anomaly.references import Reference, ReferenceMemory
+from anomalib_clipzoo.clip import Backbone
+
+LOGIT_SCALE = 100.0  # a constant: CLIP's own learned scale is not used
+SENTENCE_BATCH = 256  # sentences encoded at once, which bounds the memory
+
+
+class Features(NamedTuple):
+    """What CLIP says about a batch of images.
+
+    Attributes:
+        image: Features of the whole images in the joint space, ``(B, E)``.
+        patches: Raw patch tokens after each layer asked for, each ``(B, N, D)``.
+    """
+
+    image: torch.Tensor
+    patches: dict[int, torch.Tensor]
+
+
+class AprilGanModel(nn.Module):
+    """APRIL-GAN: a frozen CLIP whose patch tokens are projected to where its sentences about a class are.
+
+    As soon as there are reference images, patches are compared with theirs as well.
+
+    Args:
+        backbone: The frozen CLIP.
+        layers: Image blocks whose patch tokens are projected and compared with the texts, counted from 1.
+        few_shot_layers: Image blocks whose patch tokens are compared with those of references; ``None`` for the same.
+        normal_states: Normal states, each with one ``{}`` for the class name.
+        abnormal_states: Abnormal states.
+        templates: Sentences with one ``{}`` for the object in its state.
+        reference_weight: Share of the references in the map, 0..1; ``None`` for the reference code's, which adds up
+            layers and distances of 0..2: two thirds with as many layers for both.
+        sigma: Gaussian smoothing of the map in pixels.
+
+    Raises:
+        ValueError: If layers or words do not fit the backbone.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        layers: Sequence[int] = (6, 12, 18, 24),
+        few_shot_layers: Sequence[int] | None = None,
+        normal_states: Sequence[str] = NORMAL_STATES,
+        abnormal_states: Sequence[str] = ADACLIP_ABNORMAL_STATES,
+        templates: Sequence[str] = APRIL_GAN_TEMPLATES,
+        reference_weight: float | None = None,
+        sigma: float = 0.0,
+    ) -> None:
+        super().__init__()
+        vision = backbone.vision
+        self.backbone = backbone
+        self.layers = vision.check_layers(layers)
+        self.few_shot_layers = self.layers if few_shot_layers is None else vision.check_layers(few_shot_layers)
+        if reference_weight is None:
+            text, references = len(self.layers), 2 * len(self.few_shot_layers)
+            reference_weight = references / (text + references)
+        self.reference_weight = reference_weight
+        self.states = (normal_states, abnormal_states)
+        self.templates = templates
+        self.check_class_names([DEFAULT_CLASS_NAME])
+        self.patch_projections = PatchProjections(len(self.layers), vision.width, backbone.embed_dim)
+        patches = (vision.grid[0] * vision.grid[1], vision.width)
+        self.references = ReferenceMemory({_kind(layer): patches for layer in self.few_shot_layers})
+        self.smoothing = GaussianSmoothing(vision.image_size, sigma) if sigma else nn.Identity()
+        self._text_features: dict[str, torch.Tensor] = {}
+
+    # ---- text ----
+
+    def sentences(self, class_name: str) -> list[list[str]]:
+        """Write the normal and the abnormal sentences about a class; its name goes in as it is."""
+        return [compose(states, self.templates, class_name) for states in self.states]
+
+    def check_class_names(self, class_names: Sequence[str]) -> None:
+        """Make sure that the sentences about some classes can be encoded.
+
+        Raises:
+            ValueError: If a name makes a sentence longer than the text tower's context.
+        """
+        for name in class_names:
+            for sentences in self.sentences(name):
+                self.backbone.text.tokenize(sentences)
+
+    def encode_text(self, class_name: str) -> torch.Tensor:
+        """Text features of (normal, abnormal) of a class, unit length, ``(2, E)``: each the mean of its sentences."""
+        text, sides = self.backbone.text, self.sentences(class_name)
+        ids = text.tokenize([sentence for side in sides for sentence in side])
+        features = functional.normalize(torch.cat([text(part) for part in ids.split(SENTENCE_BATCH)]), dim=-1)
+        means = [side.mean(dim=0) for side in features.split([len(side) for side in sides])]
+        return functional.normalize(torch.stack(means), dim=-1)
+
+    def text_features(self, class_names: Sequence[str]) -> torch.Tensor:
+        """Return the text features of several classes, ``(C, 2, E)``; each is encoded once and kept."""
+        for name in class_names:
+            if name not in self._text_features:
+                with torch.inference_mode(mode=False), torch.no_grad():
+                    self._text_features[name] = self.encode_text(name)
+        device = self.backbone.text.position.device  # which may have changed since
+        return torch.stack([self._text_features[name].to(device) for name in class_names])
+
+    # ---- images ----
+
+    def image_features(self, images: torch.Tensor, layers: Sequence[int]) -> Features:
+        """Run the image tower on images ``(B, 3, H, W)``, once for all layers asked for."""
+        layers = sorted(set(layers))
+        image, tokens = self.backbone.vision(images, layers)
+        return Features(image, {layer: each[:, 1:] for layer, each in zip(layers, tokens, strict=True)})
+
+    def logits(self, features: Features, text_features: torch.Tensor) -> torch.Tensor:
+        """Compare each layer's projected patches with text ``(B or 1, 2, E)``: logits of an anomaly, ``(K, B, N)``."""
+        projected = self.patch_projections(features.patches[layer] for layer in self.layers)
+        return abnormal_logit(LOGIT_SCALE * projected @ text_features.transpose(-2, -1))
+
+    def layer_maps(self, images: torch.Tensor, class_names: Sequence[str] = (DEFAULT_CLASS_NAME,)) -> torch.Tensor:
+        """Compute what training compares with the truth.
+
+        Args:
+            images: Normalised images, ``(B, 3, H, W)``.
+            class_names: Name of what each image shows, or one for all.
+
+        Returns:
+            Probability of an anomaly for each layer and pixel, ``(K, B, H, W)``.
+        """
+        return self._probabilities(
+            self.logits(self.image_features(images, self.layers), self.text_features(class_names))
+        )
+
+    def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        return self._upsample(logits).sigmoid()
+
+    def _upsample(self, patches: torch.Tensor) -> torch.Tensor:
+        """Bring values of patches ``(K, B, N)`` to the image's resolution, ``(K, B, H, W)``."""
+        vision = self.backbone.vision
+        return upsample(patches, vision.grid, vision.image_size, align_corners=True)
+
+    # ---- references ----
+
+    def remember(self, images: torch.Tensor, references: Sequence[Reference]) -> None:
+        """Make normal images ``(K, 3, H, W)`` references, one at a time; they are normalised as test images are."""
+        with torch.inference_mode(mode=False), torch.no_grad():  # plain tensors: they are saved, loaded and exported
+            encoded = [self.image_features(image[None].clone(), self.few_shot_layers).patches for image in images]
+            kinds = {layer: torch.cat([patches[layer] for patches in encoded]) for layer in self.few_shot_layers}
+            self.references.remember(references, {_kind(layer): patches for layer, patches in kinds.items()})
+
+    def distances(self, features: Features, categories: Sequence[str | None]) -> torch.Tensor:
+        """Compare each layer's patches with those of the references, wherever they are in the image.
+
+        Args:
+            features: Features of the images.
+            categories: Whose references each image is compared with, or one for all.
+
+        Returns:
+            Half of one minus the cosine to the closest, ``(K', B, N)``, 0..1.
+        """
+        categories = self.references.resolve(categories)
+        layers = [(_kind(layer), features.patches[layer]) for layer in self.few_shot_layers]
+        return torch.stack([self.references.distances(kind, patches, categories) for kind, patches in layers])
+
+    # ---- all of it ----
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        class_names: Sequence[str] = (DEFAULT_CLASS_NAME,),
+        categories: Sequence[str | None] = (None,),
+    ) -> InferenceBatch:
+        """Detect and segment anomalies.
+
+        Args:
+            images: Normalised images, ``(B, 3, H, W)``.
+            class_names: Name of what each image shows, or one for all.
+            categories: Whose references each image is compared with, or one for all.
+
+        Returns:
+            Image scores ``(B,)`` and anomaly maps ``(B, H, W)``, all 0..1. The map is the mean over layers. The score
+            is that of the image feature against the texts; with references, its mean with the map's maximum.
+        """
+        few_shot = len(self.references) > 0
+        features = self.image_features(images, (*self.layers, *self.few_shot_layers) if few_shot else self.layers)
+        text = self.text_features(class_names)
+        image = functional.normalize(features.image, dim=-1)[:, None] @ text.transpose(-2, -1)
+        score = (LOGIT_SCALE * abnormal_logit(image))[:, 0].sigmoid()
+        maps = self._probabilities(self.logits(features, text)).mean(dim=0)
+        if few_shot:
+            distances = self._upsample(self.distances(features, categories).mean(dim=0, keepdim=True))[0]
+            maps = (1 - self.reference_weight) * maps + self.reference_weight * distances
+        maps = self.smoothing(maps)
+        if few_shot:
+            score = (score + maps.amax(dim=(1, 2))) / 2
+        return InferenceBatch(pred_score=score, anomaly_map=maps)
+
+
+def _kind(layer: int) -> str:
+    """Name the references' features of a layer."""
+    return f"layer_{layer}"

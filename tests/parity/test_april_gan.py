@@ -1,0 +1,259 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""APRIL-GAN against figures measured on its reference code (erf GELU, fp32, deterministic weights)."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from anomalib_clipzoo.anomaly.losses import dice_loss, focal_loss, map_loss
+from anomalib_clipzoo.anomaly.prompts import ADACLIP_ABNORMAL_STATES, APRIL_GAN_TEMPLATES, NORMAL_STATES
+from anomalib_clipzoo.anomaly.references import Reference
+from anomalib_clipzoo.clip import Backbone
+from anomalib_clipzoo.models.april_gan import AprilGanModel
+from tests.parity import deterministic
+from tests.parity.files import GOLDEN, flatten, write_backbone
+
+FOLDER = GOLDEN / "april_gan"
+LAYERS = (6, 12, 18, 24)
+CLASSES = ("bottle", "metal_nut", "pcb1")
+UNIT_VARIANCE = (3 * 70 * 70) ** 0.5
+OURS = {"trainable_linearlayer.fc.": "patch_projections."}
+ADAM = {"lr": 1e-3, "betas": (0.5, 0.999)}
+
+
+def close(given: torch.Tensor, expected: torch.Tensor, atol: float = 1e-5) -> None:
+    torch.testing.assert_close(given.detach(), expected, atol=atol, rtol=0)
+
+
+def ours(key: str) -> str:
+    """Return what a reference key is called here."""
+    prefix = next(prefix for prefix in OURS if key.startswith(prefix))
+    return OURS[prefix] + key.removeprefix(prefix)
+
+
+@pytest.fixture(scope="module")
+def about() -> dict:
+    return json.loads((FOLDER / "golden.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, torch.Tensor]:
+    return load_file(FOLDER / "golden.safetensors")
+
+
+@pytest.fixture(scope="module")
+def build(about, tmp_path_factory):
+    """How to build the model that was measured."""
+    config = {**about["config"]["cfg"]}
+    config["vision_cfg"] = {**config["vision_cfg"], "head_width": about["config"]["head_width"]}
+    names = write_backbone(tmp_path_factory.mktemp("april_gan"), config)
+    sample = flatten(torch.load(FOLDER / "checkpoint_sample.pth", weights_only=True))
+    made = {key: deterministic.tensor(key, tuple(value.shape)) for key, value in sample.items()}
+
+    def build(state: dict[str, torch.Tensor] = made, quick_gelu: bool = False, **arguments) -> AprilGanModel:
+        model = AprilGanModel(
+            Backbone(names["backbone"], names["pretrained"], quick_gelu=quick_gelu, image_size=70), **arguments
+        )
+        model.load_state_dict({ours(key): value for key, value in state.items()}, strict=False)
+        return model.eval()
+
+    return build
+
+
+def reference_images(category: str) -> torch.Tensor:
+    return deterministic.tensor(f"input.reference.{category}", (4, 3, 70, 70)) * UNIT_VARIANCE
+
+
+def remember(model: AprilGanModel, category: str, images: torch.Tensor) -> None:
+    model.remember(images, [Reference(category, f"{index}.png") for index in range(len(images))])
+
+
+# ---- zero-shot ----
+
+
+def test_words(about):
+    assert list(APRIL_GAN_TEMPLATES) == about["templates"]
+    assert list(NORMAL_STATES) == about["states"]["normal"]
+    assert list(ADACLIP_ABNORMAL_STATES) == about["states"]["abnormal"]
+
+
+@torch.no_grad()
+def test_text(build, golden, about):
+    model = build()
+    text, probes = model.backbone.text, about["text"]["probe_sentences"]
+    for sentence, ids in zip(probes, about["text"]["probe_token_ids"], strict=True):
+        assert text.tokenize([sentence])[0].tolist() == ids
+    close(text(text.tokenize(probes)), golden["text.probe_features"])
+    assert [len(side) for side in model.sentences("bottle")] == list(about["text"]["sentences_per_class"].values())
+    close(model.text_features(CLASSES), golden["text.features"])
+
+
+@torch.no_grad()
+def test_every_step_of_the_zero_shot_map(build, golden):
+    model = build()
+    close(model.backbone.vision.position, golden["visual.position"])
+    features = model.image_features(golden["input.image"], LAYERS)
+    close(features.image, golden["visual.image_features"])
+    for layer in LAYERS:  # values up to 20
+        close(features.patches[layer], golden[f"visual.tokens.layer_{layer}"][:, 1:], atol=2e-5)
+    projected = model.patch_projections(features.patches[layer] for layer in LAYERS)
+    close(projected[:, 0], golden["patch.features.image0"])
+    expected = golden["patch.logits"]
+    logits = model.logits(features, model.text_features(CLASSES))
+    close(logits, expected[..., 1] - expected[..., 0], atol=5e-5)  # a factor of 100
+    maps = model.layer_maps(golden["input.image"], CLASSES)
+    close(maps, golden["zero.layer_maps"])
+
+
+@torch.no_grad()
+def test_zero_shot_map_and_score(build, golden):
+    output = build()(golden["input.image"], CLASSES)
+    close(output.anomaly_map * len(LAYERS), golden["zero.map"])  # the reference sums over layers, we average
+    close(output.pred_score, golden["zero.score"])
+    expected = golden["zero.score_logits"]
+    close(output.pred_score.logit(), expected[:, 1] - expected[:, 0], atol=5e-5)
+
+
+@torch.no_grad()
+def test_one_class_for_all_images(build, golden):
+    model = build()
+    close(model(golden["input.image"], ["bottle"]).pred_score, golden["one_category.zero_score"])
+
+
+@torch.no_grad()
+def test_quick_gelu(build, golden):
+    model = build(quick_gelu=True)
+    image, tokens = model.backbone.vision(golden["input.image"][:1], (24,))
+    close(image, golden["variant.quick_gelu.image_features"])
+    close(tokens[0], golden["variant.quick_gelu.tokens_last"], atol=2e-5)
+    close(model.encode_text("bottle"), golden["variant.quick_gelu.text_features"])
+
+
+# ---- few-shot ----
+
+
+def test_references_are_those_that_were_measured(about):
+    for category in CLASSES:
+        content = reference_images(category).numpy().tobytes()
+        assert hashlib.sha256(content).hexdigest()[:16] == about["images"]["references"]["sha256_16"][category]
+
+
+@pytest.mark.parametrize("k_shot", [1, 4])
+@torch.no_grad()
+def test_few_shot_map(build, golden, k_shot):
+    """Each image against its own class's texts and references, in one batch."""
+    model = build()
+    for category in CLASSES:
+        remember(model, category, reference_images(category)[:k_shot])
+    features = model.image_features(golden["input.image"], LAYERS)
+    distances = model.distances(features, CLASSES)
+    close(2 * distances, golden[f"few.k{k_shot}.distances"])  # the reference goes without the half
+    if k_shot == 4:
+        summed = model._upsample(distances).sum(dim=0) * 2
+        close(summed, golden["few.k4.reference_map"])
+    output = model(golden["input.image"], CLASSES, CLASSES)
+    summed = output.anomaly_map * 3 * len(LAYERS)  # the reference sums over layers, 0..1 and 0..2; we average
+    close(summed, golden[f"few.k{k_shot}.map"])
+    close(summed.amax(dim=(1, 2)), golden[f"few.k{k_shot}.map_max"])
+    expected = (golden["zero.score"] + golden[f"few.k{k_shot}.map_max"] / (3 * len(LAYERS))) / 2
+    close(output.pred_score, expected)
+
+
+@torch.no_grad()
+def test_an_image_that_is_its_own_reference(build, golden):
+    model = build()
+    remember(model, "bottle", golden["input.image"])
+    features = model.image_features(golden["input.image"], LAYERS)
+    assert 2 * model.distances(features, ["bottle"]).max() <= golden["few.self_distance_max"].max() + 1e-6
+
+
+@torch.no_grad()
+def test_other_layers_for_references_than_for_texts(build, golden):
+    """With K layers for the texts and K' for the references the reference code's sum weighs them K to 2 K'."""
+    model = build(few_shot_layers=(6, 18))
+    whole = build()
+    for each in (model, whole):
+        for category in CLASSES:
+            remember(each, category, reference_images(category))
+    distances = whole.distances(whole.image_features(golden["input.image"], LAYERS), CLASSES)[[0, 2]]
+    expected = golden["zero.map"] + 2 * whole._upsample(distances).sum(dim=0)
+    close(model(golden["input.image"], CLASSES, CLASSES).anomaly_map * (4 + 2 * 2), expected)
+
+
+# ---- training ----
+
+
+def masks_of(about: dict, letter: str) -> torch.Tensor:
+    masks = torch.zeros(3, 70, 70)
+    for image, top, bottom, left, right in about["training"]["masks"][letter]:
+        masks[image, top:bottom, left:right] = 1
+    return masks
+
+
+def test_training_trace(build, golden, about):
+    model = build().train()
+    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    optimizer = torch.optim.Adam(parameters.values(), **ADAM)
+    second = deterministic.tensor("input.image_b", (3, 3, 70, 70)) * UNIT_VARIANCE
+    images = {"A": golden["input.image"], "B": second}
+    training = about["training"]
+    for expected in training["steps"]:
+        letter = expected["batch"]
+        maps = model.layer_maps(images[letter], training["classes"][letter])
+        masks = masks_of(about, letter)
+        for layer, (focal, dice) in zip(maps, expected["focal_dice_per_layer"], strict=True):
+            assert focal_loss(layer, masks).item() == pytest.approx(focal, abs=1e-4)
+            assert dice_loss(layer, masks).item() == pytest.approx(dice, abs=1e-4)
+        loss = map_loss(maps, masks)
+        assert loss.item() == pytest.approx(expected["loss"], abs=1e-4)
+        optimizer.zero_grad()
+        loss.backward()
+        if expected["step"] == 0:
+            compare(golden, "grad1", {name: value.grad for name, value in parameters.items()})
+            for key, norm in training["l2_norms_of_first_gradient"].items():
+                assert parameters[ours(key)].grad.norm().item() == pytest.approx(norm, rel=1e-4), key
+        optimizer.step()
+    compare(golden, "after5", parameters)
+    for key, norm in training["l2_norms_after_5_steps"].items():
+        assert parameters[ours(key)].norm().item() == pytest.approx(norm, rel=1e-4), key
+    assert all(value.grad is None for value in model.backbone.parameters())
+
+
+def compare(golden: dict[str, torch.Tensor], when: str, values: dict[str, torch.Tensor]) -> None:
+    """Compare with what was kept of the tensors: all of a small one, the first rows of a large one."""
+    compared = 0
+    for name, expected in golden.items():
+        if name.startswith(f"train.{when}."):
+            key = name.removeprefix(f"train.{when}.").partition(".rows")[0]
+            close(values[ours(key)][: len(expected)], expected)
+            compared += 1
+    assert compared >= 5
+
+
+def test_loss_of_a_batch_of_one(build, golden, about):
+    """Dice is per image, where the reference's squeeze makes it an average over rows."""
+    expected = about["training"]["batch_of_one"]
+    index = expected["image"]
+    maps = build().layer_maps(golden["input.image"][index][None], [CLASSES[index]])
+    loss = map_loss(maps, masks_of(about, "A")[index][None])
+    assert loss.item() == pytest.approx(expected["loss_per_image_dice"], abs=1e-4)
+
+
+# ---- checkpoint ----
+
+
+@torch.no_grad()
+def test_reference_checkpoint(build, golden):
+    expected = load_file(FOLDER / "checkpoint_expected.safetensors")
+    model = build(flatten(torch.load(FOLDER / "checkpoint_sample.pth", map_location="cpu", weights_only=True)))
+    output = model(golden["input.image"], CLASSES)
+    close(output.anomaly_map * len(LAYERS), expected["zero.map"])
+    close(output.pred_score, expected["zero.score"])
+    for category in CLASSES:
+        remember(model, category, reference_images(category))
+    close(model(golden["input.image"], CLASSES, CLASSES).anomaly_map * 3 * len(LAYERS), expected["few.k4.map"])
