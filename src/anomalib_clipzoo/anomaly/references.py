@@ -16,6 +16,7 @@ from torch.nn import functional
 
 Candidates = dict[str | None, list[str]]  # paths of normal images by category; None for images of any category
 DESCRIPTION = "description"
+REFERENCE_BLOCK = 2048  # positions of references that are compared at once
 
 
 class Reference(NamedTuple):
@@ -220,6 +221,8 @@ class ReferenceMemory(nn.Module):
         self.restored = True
 
 
-def _distances(features: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-    similarity = (features @ references.T.to(features)).amax(dim=-1)
+def _distances(features: torch.Tensor, references: torch.Tensor, block: int = REFERENCE_BLOCK) -> torch.Tensor:
+    """Half of one minus the cosine to the closest reference, in blocks of references, which bounds the memory."""
+    closest = [(features @ part.T.to(features)).amax(dim=-1) for part in references.split(block)]
+    similarity = torch.stack(closest).amax(dim=0)
     return ((1 - similarity) / 2).clamp(min=0)
