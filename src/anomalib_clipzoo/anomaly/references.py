@@ -93,8 +93,8 @@ def choose_references(images: Sequence[str], count: int, seed: int, category: st
     return shuffled[:count]
 
 
-class ReferenceMemory(nn.Module):
-    """Features of the reference images of all categories, kept with the model's weights.
+class ImageMemory(nn.Module):
+    """Features of images of all categories that others are compared with, kept with the model's weights.
 
     The features are buffers that grow and shrink with the number of images, and which images they are is a buffer too:
     state dicts, checkpoints and exported models hold all there is, and no image is needed again.
@@ -136,8 +136,7 @@ class ReferenceMemory(nn.Module):
         """
         self.forget({image.category for image in images})
         for kind in self.kinds:
-            fresh = functional.normalize(features[kind].float(), dim=-1)
-            setattr(self, kind, torch.cat([self.get_buffer(kind).to(fresh), fresh]))
+            setattr(self, kind, torch.cat([self.get_buffer(kind).to(features[kind]), features[kind]]))
         self._describe([*self.images, *images])
         self.restored = False
 
@@ -180,6 +179,39 @@ class ReferenceMemory(nn.Module):
         msg = f"There are no reference images for {wanted}; there are some for {names}."
         raise ValueError(msg)
 
+    def features(self, kind: str, category: str | None) -> torch.Tensor:
+        """Return what is kept of a category's images, ``(K, N, D)``."""
+        rows = [row for row, image in enumerate(self.images) if image.category == category]
+        features = self.get_buffer(kind)
+        return features if len(rows) == len(features) else features[rows]
+
+    def make_room(self, state: Mapping[str, torch.Tensor], prefix: str) -> None:
+        """Give the buffers the number of images that a state dict has under a prefix."""
+        for name in (*self.kinds, DESCRIPTION):
+            given, own = state.get(f"{prefix}{name}"), self.get_buffer(name)
+            if given is not None and given.shape[1:] == own.shape[1:]:
+                setattr(self, name, own.new_zeros(given.shape, dtype=given.dtype))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self.make_room(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        text = bytes(self.description.tolist()).decode()
+        self.images = [Reference(*image) for image in json.loads(text)] if text else []
+        self.restored = True
+
+
+class ReferenceMemory(ImageMemory):
+    """Features of normal images, of unit length, with the distances of others to the nearest of them."""
+
+    def remember(self, images: Sequence[Reference], features: Mapping[str, torch.Tensor]) -> None:
+        """Store references in place of those that their categories had.
+
+        Args:
+            images: Which images they are, K of them.
+            features: Features of each kind, ``(K, N, D)``, not normalised.
+        """
+        super().remember(images, {kind: functional.normalize(features[kind].float(), dim=-1) for kind in self.kinds})
+
     def distances(self, kind: str, features: torch.Tensor, categories: Sequence[str | None]) -> torch.Tensor:
         """Compare features with all positions of the references (paper, equation 6).
 
@@ -194,31 +226,15 @@ class ReferenceMemory(nn.Module):
         features = functional.normalize(features.float(), dim=-1)
         distinct = list(dict.fromkeys(categories))
         if len(distinct) == 1:
-            return _distances(features, self._features(kind, distinct[0]))
+            return _distances(features, self._positions(kind, distinct[0]))
         distances = features.new_empty(features.shape[:2])
         for category in distinct:
             rows = [row for row, name in enumerate(categories) if name == category]
-            distances[rows] = _distances(features[rows], self._features(kind, category))
+            distances[rows] = _distances(features[rows], self._positions(kind, category))
         return distances
 
-    def _features(self, kind: str, category: str | None) -> torch.Tensor:
-        rows = [row for row, image in enumerate(self.images) if image.category == category]
-        features = self.get_buffer(kind)
-        return (features if len(rows) == len(features) else features[rows]).flatten(0, 1)
-
-    def make_room(self, state: Mapping[str, torch.Tensor], prefix: str) -> None:
-        """Give the buffers the number of images that a state dict has under a prefix."""
-        for name in (*self.kinds, DESCRIPTION):
-            given, own = state.get(f"{prefix}{name}"), self.get_buffer(name)
-            if given is not None and given.shape[1:] == own.shape[1:]:
-                setattr(self, name, own.new_zeros(given.shape))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        self.make_room(state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        text = bytes(self.description.tolist()).decode()
-        self.images = [Reference(*image) for image in json.loads(text)] if text else []
-        self.restored = True
+    def _positions(self, kind: str, category: str | None) -> torch.Tensor:
+        return self.features(kind, category).flatten(0, 1)
 
 
 def _distances(features: torch.Tensor, references: torch.Tensor, block: int = REFERENCE_BLOCK) -> torch.Tensor:

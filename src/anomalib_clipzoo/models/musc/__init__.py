@@ -1,0 +1,8 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""MuSc: mutual scoring of the unlabelled images of a set."""
+
+from .torch_model import MuScModel
+
+__all__ = ["MuScModel"]

@@ -1,0 +1,362 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""MuSc as a PyTorch module: the unlabelled images of a set score each other. It is transductive.
+
+Paper: Li et al., "MuSc: Zero-Shot Industrial Anomaly Classification and Segmentation with Mutual Scoring of the
+Unlabeled Images", ICLR 2024, https://arxiv.org/abs/2401.16753.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import chain
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+from torch.nn import functional
+
+from anomalib_clipzoo.anomaly.maps import upsample
+from anomalib_clipzoo.anomaly.references import ImageMemory, Reference
+from anomalib_clipzoo.clip import Backbone, quarter_layers
+
+from .interval import make_interval
+from .mutual import FARTHEST, Precision, compress, mutual_scores, pool_scores
+from .neighborhood import aggregate, check_neighborhoods, standardize
+from .rescoring import check_windows, rescore, windowed_mean
+from .sets import divide
+
+Release = Literal["current", "first"]
+Load = Callable[[Sequence[int]], Iterable[torch.Tensor]]
+
+PAPER_SIZE = 518
+R_LIST = (1, 3, 5)
+INTERVAL = (0.0, 0.3)
+RESCORE_WINDOWS = (1, 2, 3)
+SET_SIZE = 256  # no category of MVTec AD or VisA has more test images
+AT_ONCE = 16  # images whose tokens are aggregated, or whose maps are enlarged, together
+IMAGE, SCORE = "image", "score"  # what a pool keeps of an image beside its tokens
+
+
+class Features(NamedTuple):
+    """What the image tower says about images.
+
+    Attributes:
+        image: CLIP's image features, unit length, ``(B, E)``.
+        patches: Patch tokens of each layer as they leave the block, ``(B, L, D)``.
+    """
+
+    image: torch.Tensor
+    patches: list[torch.Tensor]
+
+
+class Scores(NamedTuple):
+    """How anomalous images are.
+
+    Attributes:
+        patch_maps: Each patch, ``(N, L)``, 0..1.
+        images: Each image, ``(N,)``, 0..1.
+    """
+
+    patch_maps: torch.Tensor
+    images: torch.Tensor
+
+
+class MuScModel(nn.Module):
+    """MuSc: mutual scoring of unlabelled images, or of single images against a pool of such.
+
+    Args:
+        backbone: The frozen CLIP; its words are not used.
+        layers: Image blocks whose patch tokens are used, counted from 1; ``None`` for the quarter points of the tower.
+        r_list: Sides of the neighbourhoods over which patches are averaged, odd.
+        interval: Which of the other images a patch's score is the mean over, see :class:`.interval.Interval`.
+        rescore_windows: Over how many images that look alike scores are averaged (RsCIN); empty for not at all.
+        set_size: Larger sets are divided, evenly and at random, into sets of at most this many images; ``None`` for
+            never.
+        seed: Seed of that division.
+        precision: In what patches are compared with each other, see :func:`.mutual.compress`. All but "float32" keep
+            tokens in half precision.
+        release: "first" for the code before 22 March 2024, where single patches (r = 1) were not standardised.
+
+    Raises:
+        ValueError: If layers, neighbourhoods, interval, windows, set size, precision or release are unfit.
+    """
+
+    pool: ImageMemory
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        layers: Sequence[int] | None = None,
+        r_list: Sequence[int] = R_LIST,
+        interval: Sequence[float] = INTERVAL,
+        rescore_windows: Sequence[int] = RESCORE_WINDOWS,
+        set_size: int | None = SET_SIZE,
+        seed: int = 0,
+        precision: Precision = "float32",
+        release: Release = "current",
+    ) -> None:
+        super().__init__()
+        _check(set_size, precision, release)
+        vision = backbone.vision
+        self.backbone = backbone
+        self.layers = vision.check_layers(layers or quarter_layers(vision.depth))
+        self.r_list = check_neighborhoods(r_list, vision.grid)
+        self.interval = make_interval(interval)
+        self.rescore_windows = check_windows(rescore_windows)
+        self.set_size = set_size
+        self.seed = seed
+        self.precision: Precision = precision
+        self.release = release
+        self.layer_kinds = tuple(f"layer_{layer}" for layer in self.layers)
+        patches = dict.fromkeys(self.layer_kinds, (self.patch_count, vision.width))
+        self.pool = ImageMemory({**patches, IMAGE: (1, backbone.embed_dim), SCORE: (1, 1)})
+
+    @property
+    def patch_count(self) -> int:
+        """Number L of patches of an image."""
+        rows, columns = self.backbone.vision.grid
+        return rows * columns
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.backbone.vision.position.device
+
+    def encode(self, images: torch.Tensor) -> Features:
+        """Run the image tower on normalised images, ``(B, 3, H, W)``."""
+        image, tokens = self.backbone.vision(images, self.layers)
+        kept = torch.float32 if self.precision == "float32" else torch.float16
+        return Features(functional.normalize(image.float(), dim=-1), [layer[:, 1:].to(kept) for layer in tokens])
+
+    def aggregate(self, tokens: torch.Tensor, side: int) -> torch.Tensor:
+        """Describe each patch with its neighbourhood (LNAMD; paper, section 3.2).
+
+        Args:
+            tokens: Patch tokens of one layer, ``(B, L, D)``.
+            side: Side of the neighbourhood in patches.
+
+        Returns:
+            Features of unit length, ``(B, L, D)``, float32.
+        """
+        as_they_are = self.release == "first" and side == 1
+        tokens = tokens.float() if as_they_are else standardize(tokens.float())
+        return aggregate(tokens, side, self.backbone.vision.grid)
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        categories: Sequence[str | None] | None = None,
+        paths: Sequence[str] | None = None,
+    ) -> InferenceBatch:
+        """Detect and segment anomalies: against the pool if there is one, else the images themselves are the set.
+
+        Args:
+            images: Normalised images, ``(B, 3, H, W)``.
+            categories: Category of each image, ``None`` where it is not known; left out for all the same.
+            paths: File of each image, so that one of the pool is not compared with itself.
+
+        Returns:
+            Image scores ``(B,)`` and anomaly maps ``(B, H, W)``, all 0..1.
+
+        Raises:
+            ValueError: If there is neither a pool nor a set.
+        """
+        categories = [None] * len(images) if categories is None else categories
+        if len(self.pool):
+            found = self.score_by_pool(self.encode(images), self.pool.resolve(categories), paths)
+        else:
+            found = self.score_sets(lambda numbers: images[list(numbers)].split(AT_ONCE), categories)
+        return InferenceBatch(pred_score=found.images, anomaly_map=self.enlarge(found.patch_maps))
+
+    def enlarge(self, patch_maps: torch.Tensor) -> torch.Tensor:
+        """Bring maps ``(B, L)`` to the images' resolution, ``(B, H, W)``."""
+        vision = self.backbone.vision
+        return upsample(patch_maps[:, None], vision.grid, vision.image_size, align_corners=True)[:, 0]
+
+    def peaks(self, patch_maps: torch.Tensor) -> torch.Tensor:
+        """Return the largest pixel of each map ``(B, L)``, as ``(B,)``; the patches' own values lie between pixels."""
+        return torch.cat([self.enlarge(maps).amax(dim=(1, 2)) for maps in patch_maps.split(AT_ONCE)])
+
+    # ---- sets whose images score each other ----
+
+    def score_sets(
+        self,
+        load: Load,
+        categories: Sequence[str | None],
+        kinds: Sequence[Hashable] | None = None,
+    ) -> Scores:
+        """Let the images of each category score each other.
+
+        Args:
+            load: Takes numbers of images and returns batches of them, normalised, ``(B, 3, H, W)``, in that order.
+            categories: Category of each image, ``None`` where it is not known.
+            kinds: What each image counts as where sets are divided, see :func:`.sets.divide`; left out: all the same.
+
+        Raises:
+            ValueError: If there are too few images, or one has features that are not finite.
+        """
+        sets = self._sets(categories, kinds or [None] * len(categories))
+        patch_maps = torch.empty(len(categories), self.patch_count, device=self.device)
+        image = torch.empty(len(categories), self.backbone.embed_dim, device=self.device)
+        scores = torch.empty(len(categories), device=self.device)
+        for parts in sets:
+            for part in parts:  # tokens take much room: those of one part are kept at a time
+                features = self.collect(load, part)
+                patch_maps[part] = self.mutual_maps(features.patches)
+                image[part] = features.image
+            together = list(chain(*parts))
+            scores[together] = rescore(self.peaks(patch_maps[together]), image[together], self.rescore_windows)
+        return Scores(patch_maps, scores)
+
+    def _sets(self, categories: Sequence[str | None], kinds: Sequence[Hashable]) -> list[list[list[int]]]:
+        """Divide the images of each category, and make sure that no part is too small."""
+        sets = []
+        for category in dict.fromkeys(categories):
+            members = [number for number, other in enumerate(categories) if other == category]
+            parts = divide([kinds[number] for number in members], self.set_size, self.seed)
+            self.interval.check(min(map(len, parts)) - 1, category)
+            sets.append([[members[place] for place in part] for part in parts])
+        return sets
+
+    def collect(self, load: Load, numbers: Sequence[int]) -> Features:
+        """Encode images one batch after the other; the tokens wait in the processor's memory."""
+        image: list[torch.Tensor] = []
+        patches: list[torch.Tensor] = []
+        begin = 0
+        for images in load(numbers):
+            batch = self.encode(images)
+            _check_finite(batch, numbers[begin:])
+            if not patches:
+                patches = [layer.new_empty(len(numbers), *layer.shape[1:], device="cpu") for layer in batch.patches]
+            for kept, layer in zip(patches, batch.patches, strict=True):
+                kept[begin : begin + len(images)] = layer
+            image.append(batch.image)
+            begin += len(images)
+        return Features(torch.cat(image), patches)
+
+    def mutual_maps(self, patches: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Average the mutual scores of all layers and neighbourhoods (paper, section 3.3).
+
+        Args:
+            patches: Patch tokens of each layer, ``(N, L, D)``.
+
+        Returns:
+            Half of the mean distance, ``(N, L)``, 0..1.
+        """
+        maps = [
+            mutual_scores(self._comparable(layer, side), self.interval) for layer in patches for side in self.r_list
+        ]
+        return torch.stack(maps).mean(dim=0) / 2
+
+    def _comparable(self, tokens: torch.Tensor, side: int) -> torch.Tensor:
+        """Aggregate and compress the tokens ``(N, L, D)`` of a whole set."""
+        batches = [self.aggregate(batch.to(self.device), side) for batch in tokens.split(AT_ONCE)]
+        return torch.cat([compress(features, self.precision) for features in batches])
+
+    # ---- a pool that single images are compared with ----
+
+    def remember(self, load: Load, pool: Sequence[Reference]) -> None:
+        """Keep images as the pool of their category, with the scores that they give each other.
+
+        Args:
+            load: Takes numbers of images and returns batches of them, see :meth:`score_sets`.
+            pool: Which images they are, all of one category.
+
+        Raises:
+            ValueError: If there are too few images, or one has features that are not finite.
+        """
+        self.interval.check(len(pool) - 1, pool[0].category if pool else None)
+        with torch.inference_mode(mode=False), torch.no_grad():  # plain tensors: they are saved, loaded and exported
+            features = self.collect(load, range(len(pool)))
+            scores = self.peaks(self.mutual_maps(features.patches))
+            kept = dict(zip(self.layer_kinds, features.patches, strict=True))
+            kept |= {IMAGE: features.image[:, None], SCORE: scores[:, None, None]}
+            self.pool.remember(pool, {kind: values.to(self.device) for kind, values in kept.items()})
+
+    def score_by_pool(
+        self,
+        features: Features,
+        categories: Sequence[str | None],
+        paths: Sequence[str] | None = None,
+    ) -> Scores:
+        """Compare images with the pool of their category.
+
+        Args:
+            features: Features of the images.
+            categories: Whose pool each image is compared with.
+            paths: File of each image.
+        """
+        names = list(dict.fromkeys(categories))
+        if len(names) == 1:
+            return self._score_by_pool(features, names[0], paths or ())
+        patch_maps = features.image.new_empty(len(categories), self.patch_count)
+        scores = features.image.new_empty(len(categories))
+        for name in names:
+            rows = [row for row, category in enumerate(categories) if category == name]
+            part = Features(features.image[rows], [layer[rows] for layer in features.patches])
+            patch_maps[rows], scores[rows] = self._score_by_pool(
+                part, name, [paths[row] for row in rows] if paths else ()
+            )
+        return Scores(patch_maps, scores)
+
+    def _score_by_pool(self, features: Features, category: str | None, paths: Sequence[str]) -> Scores:
+        own = self._own(category, paths)
+        maps = [
+            pool_scores(
+                self.aggregate(tokens, side),
+                self.aggregate(self.pool.features(kind, category), side),
+                self.interval,
+                own,
+            )
+            for kind, tokens in zip(self.layer_kinds, features.patches, strict=True)
+            for side in self.r_list
+        ]
+        patch_maps = torch.stack(maps).mean(dim=0) / 2
+        return Scores(patch_maps, self._rescore_by_pool(self.peaks(patch_maps), features.image, category, own))
+
+    def _own(self, category: str | None, paths: Sequence[str]) -> torch.Tensor | None:
+        """Tell where an image of the pool is the very image that is scored, ``(B, P)``; ``None`` if that is nowhere."""
+        pool = self.pool.paths(category)
+        if set(pool).isdisjoint(paths):
+            return None
+        return torch.tensor([[path == other for other in pool] for path in paths], device=self.device)
+
+    def _rescore_by_pool(
+        self,
+        scores: torch.Tensor,
+        image: torch.Tensor,
+        category: str | None,
+        own: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Average each score over the image itself and the images of the pool that look most alike (RsCIN)."""
+        if not self.rescore_windows:
+            return scores
+        similarity = image @ self.pool.features(IMAGE, category)[:, 0].T
+        if own is not None:
+            similarity = similarity.masked_fill(own, FARTHEST)
+        nearest = similarity.topk(min(self.rescore_windows[-1] - 1, similarity.shape[1]))
+        others = self.pool.features(SCORE, category)[:, 0, 0][nearest.indices]
+        weights = torch.cat([torch.ones_like(scores)[:, None], nearest.values], dim=1)
+        return windowed_mean(weights, torch.cat([scores[:, None], others], dim=1), self.rescore_windows)
+
+
+def _check(set_size: int | None, precision: str, release: str) -> None:
+    for name, value, known in (("precision", precision, Precision), ("release", release, Release)):
+        if value not in get_args(known):
+            msg = f"{name} must be one of {', '.join(get_args(known))}, not {value!r}."
+            raise ValueError(msg)
+    if set_size is not None and set_size < 2:
+        msg = f"set_size {set_size} must be at least 2 images, or None for sets of any size."
+        raise ValueError(msg)
+
+
+def _check_finite(batch: Features, numbers: Sequence[int]) -> None:
+    finite = batch.image.isfinite().all(dim=1)
+    for layer in batch.patches:
+        finite &= layer.isfinite().flatten(1).all(dim=1)
+    if not finite.all():
+        number = numbers[int(finite.int().argmin())]
+        msg = f"Image number {number} has features that are not finite, which spoil the scores of all: leave it out."
+        raise ValueError(msg)
