@@ -1,0 +1,110 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a run was: the file ``run.json`` beside its results."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RUN_FILE = "run.json"
+PACKAGES = ("anomalib-clipzoo", "anomalib", "open_clip_torch", "lightning", "torch")
+
+
+@dataclass
+class RunRecord:
+    """What has to be known of a run to compare it with others.
+
+    Attributes:
+        stage: ``"test"`` or ``"predict"``.
+        model: Name of the model's class.
+        arguments: The model's arguments.
+        data: What it ran on: datamodule, name, category, and what it learned from.
+        seed: Seed of the run, ``None`` where none was set.
+        epochs: Number of epochs trained, 0 for none.
+        thresholds: Thresholds of scores and pixels, and what they were fitted on.
+        heatmap_tile: Where the heatmap is on the run's pictures: distance of its left edge from the picture's right
+            edge, of its upper edge from the picture's, width and height, in pixels; ``None`` without pictures.
+        packages: Versions of the packages that matter.
+        started: When, in UTC.
+        finished: When; ``None`` as long as it has not, and for ever if it was killed.
+        images: How many images have a prediction.
+        unreadable: How many images could not be read.
+    """
+
+    stage: str
+    model: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    epochs: int = 0
+    thresholds: dict[str, Any] = field(default_factory=dict)
+    heatmap_tile: tuple[int, int, int, int] | None = None
+    packages: dict[str, str] = field(default_factory=dict)
+    started: str = ""
+    finished: str | None = None
+    images: int = 0
+    unreadable: int = 0
+
+    def write(self, folder: Path) -> None:
+        """Write ``run.json`` into a folder, at once or not at all."""
+        path = folder / RUN_FILE
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps(asdict(self), indent=2, default=str) + "\n")
+        scratch.replace(path)
+
+    @classmethod
+    def read(cls, folder: Path) -> RunRecord | None:
+        """Read ``run.json`` of a folder; ``None`` if it has none.
+
+        Raises:
+            ValueError: If the file holds something else.
+        """
+        path = folder / RUN_FILE
+        if not path.exists():
+            return None
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            msg = f"{path} was not written by anomalib-clipzoo: {error}"
+            raise ValueError(msg) from error
+
+
+def now() -> str:
+    """Tell the time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def installed_packages() -> dict[str, str]:
+    """Tell the versions of the packages that results depend on."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def seed_in_force() -> int | None:
+    """Tell the seed that Lightning's ``seed_everything`` was last given in this process or its parent."""
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    return int(seed) if seed else None
+
+
+def describe_data(datamodule: Any) -> dict[str, Any]:
+    """Say what a datamodule reads, in plain data; datamodules within are described too."""
+    if datamodule is None:
+        return {}
+    parts = {name: getattr(datamodule, name, None) for name in ("name", "category", "categories", "validation_split")}
+    described: dict[str, Any] = {"datamodule": type(datamodule).__name__}
+    described |= {name: value for name, value in parts.items() if value not in (None, "")}
+    if hasattr(datamodule, "auxiliary"):
+        described["auxiliary"] = [describe_data(part) for part in datamodule.auxiliary]
+    return described

@@ -1,0 +1,39 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+import csv
+import resource
+
+import pytest
+
+from anomalib_clipzoo.results.table_file import TableFile
+
+
+def rows_in(path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def small_disk():
+    """Let no file of this process grow beyond a size, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_rows_can_be_read_before_the_file_is_closed(tmp_path):
+    table = TableFile(tmp_path / "new" / "table.csv", ["path", "score"])
+    assert rows_in(table.path) == []
+    table.append([{"path": 'a, "b"\nc.png', "score": 0.5}, {"path": "d", "score": None}])
+    assert rows_in(table.path) == [{"path": 'a, "b"\nc.png', "score": "0.5"}, {"path": "d", "score": ""}]
+
+
+def test_a_full_disk_leaves_whole_rows_and_an_error_that_names_the_file(tmp_path, small_disk):
+    table = TableFile(tmp_path / "table.csv", ["path"])
+    table.append([{"path": "x" * 50}])
+    small_disk(100)
+    with pytest.raises(OSError, match="1 rows written before") as caught:
+        table.append([{"path": "y" * 40}, {"path": "z" * 40}])
+    assert caught.value.filename == str(table.path)
+    assert rows_in(table.path) == [{"path": "x" * 50}]
