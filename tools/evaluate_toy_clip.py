@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from open_clip import tokenize
 from open_clip.model import CLIP
-from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional
 from train_toy_clip import ASSETS, normalise
 
 from anomalib_clipzoo.anomaly.prompts import NORMAL_STATES, WINCLIP_ABNORMAL_STATES, WINCLIP_TEMPLATES, compose
+from anomalib_clipzoo.clip.files import load_clip_weights
 from anomalib_clipzoo.data.toy import SEEN_CATEGORIES, UNSEEN_CATEGORIES, ensure_category
 
 
@@ -35,10 +35,7 @@ def load_model(config: Path, weights: Path | None) -> CLIP:
     """Build the toy CLIP with open_clip; random weights without a file."""
     model = CLIP(**json.loads(config.read_text())).eval()
     if weights is not None:
-        state = {name: value.float() for name, value in load_file(weights).items()}
-        table = torch.zeros_like(model.token_embedding.weight)
-        table[state.pop("token_embedding.ids").long()] = state["token_embedding.weight"]
-        model.load_state_dict(state | {"token_embedding.weight": table})
+        load_clip_weights(model, "toy", weights)
     return model
 
 

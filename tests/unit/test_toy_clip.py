@@ -12,6 +12,7 @@ from open_clip.model import CLIP
 from safetensors.torch import load_file
 
 import anomalib_clipzoo
+from anomalib_clipzoo.clip.files import load_clip_weights
 from anomalib_clipzoo.data.drawing import DEFECTS, draw
 from anomalib_clipzoo.data.toy import CATEGORIES, UNSEEN_CATEGORIES
 
@@ -27,10 +28,7 @@ def config() -> dict:
 @pytest.fixture(scope="module")
 def clip(config: dict) -> CLIP:
     model = CLIP(**config).eval()
-    state = {name: value.float() for name, value in load_file(WEIGHTS).items()}
-    table = torch.zeros_like(model.token_embedding.weight)
-    table[state.pop("token_embedding.ids").long()] = state["token_embedding.weight"]
-    model.load_state_dict(state | {"token_embedding.weight": table})
+    load_clip_weights(model, "toy", WEIGHTS)
     return model
 
 

@@ -4,13 +4,14 @@
 """CLIP weights in: an open_clip tag or a file, to a state dict under open_clip's names."""
 
 import pickle
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
+
+from .torchscript import is_torchscript, read_torchscript
 
 # Constants that OpenAI's TorchScript files and old state dicts carry beside the weights.
 NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}
@@ -27,14 +28,41 @@ def load_clip_weights(clip: Any, name: str, path: Path) -> None:
     Raises:
         ValueError: If the file cannot be read or its weights do not fit the backbone.
     """
-    state = expand_token_embedding(read_state_dict(path), clip.token_embedding.num_embeddings)
+    state = expand_token_embedding(path, read_state_dict(path), clip.token_embedding.weight)
     expected = clip.state_dict()
-    state = {key: value.float() for key, value in state.items() if key in expected or key not in NOT_WEIGHTS}
+    state = {key: value for key, value in state.items() if key in expected or key not in NOT_WEIGHTS}
+    check_tensors(path, state)
     problems = state_dict_problems(expected, state, optional={"logit_scale", "logit_bias"})
     if problems:
         msg = f"{path} does not hold the weights of backbone {name!r}: {problems}."
         raise ValueError(msg)
     clip.load_state_dict(state, strict=False)
+
+
+def check_tensors(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Make sure that tensors are what weights can be: plain floating-point numbers, all finite.
+
+    Raises:
+        ValueError: If one is not; the message names the file and the tensor.
+    """
+    for key, value in state.items():
+        if problem := _unfit(value):
+            msg = f"{path} holds no usable weights: {key} {problem}."
+            raise ValueError(msg)
+
+
+def _unfit(value: torch.Tensor) -> str:
+    if not _is_plain(value):
+        return "is sparse, nested, without values, or has fewer of them than its shape says"
+    if not value.is_floating_point():
+        return f"is of {value.dtype}, not of floating-point numbers"
+    return "" if value.float().isfinite().all() else "has values that are NaN or infinite"
+
+
+def _is_plain(value: Any) -> bool:
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_nested or value.is_meta:
+        return False
+    return value.untyped_storage().nbytes() >= value.numel() * value.itemsize  # else a few could fill the memory
 
 
 def state_dict_problems(
@@ -108,16 +136,16 @@ def _download(name: str, tag: str) -> Path:
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Read a flat state dict from ``.safetensors``, a TorchScript archive or a ``torch.save`` file.
 
-    Pickled code is never executed: ``torch.save`` files are read with ``weights_only=True``.
-
     Raises:
         ValueError: If the file is none of these, is cut short, or holds more than tensors.
     """
     content = read_file(path)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        msg = f"{path} holds no state dict of tensors."
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and _is_plain(value) for key, value in content.items()
+    ):
+        msg = f"{path} holds no state dict of plain tensors."
         raise ValueError(msg)
     return {key.removeprefix("module."): value for key, value in content.items()}
 
@@ -125,14 +153,16 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 def read_file(path: Path) -> Any:
     """Read what a weights file holds, without ever executing code that it may carry.
 
+    TorchScript archives are read by :func:`read_torchscript`, files of ``torch.save`` with ``weights_only=True``.
+
     Raises:
-        ValueError: If the file is empty, cut short, of no known format, or holds pickled code.
+        ValueError: If the file is empty, cut short, of no known format, or holds code.
     """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        if _is_torchscript(path):
-            return torch.jit.load(path, map_location="cpu").state_dict()
+        if is_torchscript(path):
+            return read_torchscript(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         msg = (
@@ -140,25 +170,39 @@ def read_file(path: Path) -> Any:
             f"are never executed here ({str(error).splitlines()[0]})."
         )
         raise ValueError(msg) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        msg = f"{path} cannot be read as weights; it may be cut short or of another format ({error})."
+    except Exception as error:  # damage shows itself in any of them
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        msg = f"{path} cannot be read as weights; it may be cut short or of another format ({reason})."
         raise ValueError(msg) from error
 
 
-def _is_torchscript(path: Path) -> bool:
-    """Tell OpenAI's TorchScript archives from ``torch.save`` files: only the former hold code and constants."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+def expand_token_embedding(
+    path: Path,
+    state: dict[str, torch.Tensor],
+    table: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Undo the toy CLIP's pruning: rows only for the ids that occurred in training, zeros elsewhere.
 
+    Args:
+        path: The file that the state was read from, for messages.
+        state: Tensors under open_clip's names; other than the toy's come back as they are.
+        table: The token embeddings ``(V, D)`` of the CLIP that the state is for.
 
-def expand_token_embedding(state: dict[str, torch.Tensor], vocabulary: int) -> dict[str, torch.Tensor]:
-    """Undo the toy CLIP's pruning: rows only for the ids that occurred in training, zeros elsewhere."""
+    Raises:
+        ValueError: If ids and rows do not belong together.
+    """
+    state = dict(state)
     ids = state.pop("token_embedding.ids", None)
     if ids is None:
         return state
-    rows = state["token_embedding.weight"]
-    table = rows.new_zeros(vocabulary, rows.shape[1])
-    table[ids.long()] = rows
-    return {**state, "token_embedding.weight": table}
+    rows = state.get("token_embedding.weight")
+    whole = not ids.is_floating_point() and not ids.is_complex()
+    if (
+        rows is None
+        or rows.shape != (*ids.shape, table.shape[1])
+        or not (whole and bool(((ids >= 0) & (ids < len(table))).all()))
+    ):
+        msg = f"{path} is damaged: its token embeddings do not belong to the ids beside them."
+        raise ValueError(msg)
+    state["token_embedding.weight"] = rows.new_zeros(table.shape).index_copy(0, ids.long(), rows)
+    return state
