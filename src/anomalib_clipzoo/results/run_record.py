@@ -83,13 +83,14 @@ def now() -> str:
 
 def installed_packages() -> dict[str, str]:
     """Tell the versions of the packages that results depend on."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
+    return {name: found for name in PACKAGES if (found := _version(name))}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def seed_in_force() -> int | None:

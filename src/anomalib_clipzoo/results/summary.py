@@ -46,9 +46,7 @@ class Summary:
 
     def count(self, label: str, gt_label: str | None = None) -> int:
         """Count the images of a predicted label, of a true label if one is given."""
-        return sum(
-            number for (truth, own), number in self.labels.items() if own == label and gt_label in (None, truth)
-        )
+        return sum(number for (truth, own), number in self.labels.items() if own == label and gt_label in (None, truth))
 
 
 def summarize(path: Path, worst: int) -> Summary:
@@ -104,12 +102,11 @@ def _sentences(summary: Summary, thresholds: Thresholds) -> list[str]:
         return [f"{summary.images} images; the model gives them no score."]
     lines = [f"{anomalous} of {summary.images} images are anomalous: their score is above {thresholds.image:.3f}."]
     lines.append(_origin(thresholds))
-    good, bad = (sum(summary.count(label, truth) for label in ("normal", "anomalous")) for truth in ("normal", "anomalous"))
-    if good or bad:
-        lines.append(
-            f"Of {good} good images {summary.count('anomalous', 'normal')} are false alarms, "
-            f"of {bad} bad ones {summary.count('normal', 'anomalous')} are missed."
-        )
+    alarms, passed = summary.count("anomalous", "normal"), summary.count("normal", "normal")
+    found, missed = summary.count("anomalous", "anomalous"), summary.count("normal", "anomalous")
+    if alarms + passed + found + missed:
+        lines.append(f"Of {alarms + passed} good images {alarms} are false alarms.")
+        lines.append(f"Of {found + missed} bad images {missed} are missed.")
     return lines
 
 
