@@ -104,10 +104,26 @@ def check_annotations(samples: DataFrame, name: str) -> None:
     if anomalous.empty:
         msg = f"The auxiliary dataset {name} has no anomalous test images: there is nothing to learn from."
         raise ValueError(msg)
+    check_masks_given(samples, f"the auxiliary dataset {name}")
+
+
+def check_masks_given(samples: DataFrame, name: str) -> None:
+    """Refuse anomalous images without masks.
+
+    Args:
+        samples: Table with the columns ``label_index``, ``image_path`` and, if masks are files, ``mask_path``.
+        name: How errors call the dataset.
+
+    Raises:
+        ValueError: If there are some. The message names them.
+    """
+    if "mask_path" not in samples:
+        return
+    anomalous = samples[samples["label_index"] == LabelName.ABNORMAL]
     bare = [row.image_path for row in anomalous.itertuples() if not mask_paths(row.mask_path)]
     if bare:
-        msg = f"{len(bare)} of {len(anomalous)} anomalous images of the auxiliary dataset {name} have no mask, which "
-        msg += f"learning needs:\n{_shortened(bare)}"
+        msg = f"{len(bare)} of {len(anomalous)} anomalous images of {name} have no mask, which learning needs. "
+        msg += f"Give them masks, or leave them out of the training images:\n{_shortened(bare)}"
         raise ValueError(msg)
 
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import torch
 from anomalib.data import AnomalibDataModule, Folder, Tabular
@@ -15,8 +16,9 @@ from torchvision.transforms.v2 import Transform
 
 from anomalib_clipzoo.data.category import CategoryDataset
 from anomalib_clipzoo.data.checks import check_annotations, check_disjoint, check_files
-from anomalib_clipzoo.data.mosaic import MosaicDataset
-from anomalib_clipzoo.data.nested import DEFAULT_SEED, NestedDataModule, as_datamodule, fresh_copy, set_up
+from anomalib_clipzoo.data.mosaic import MosaicDataset, MosaicOf
+from anomalib_clipzoo.data.nested import NestedDataModule, as_datamodule, fresh_copy, set_up
+from anomalib_clipzoo.data.seeding import DEFAULT_SEED
 
 
 class CrossDataset(NestedDataModule):
@@ -45,8 +47,11 @@ class CrossDataset(NestedDataModule):
         validation_split: Part of the auxiliary images that is held out, in 0..1 (excluded). At 0 all are learned from
             and there is no validation: thresholds stay at 0.5.
         allow_overlap: Whether auxiliary and target may share images.
-        mosaic: Probability that a training image is replaced by a mosaic of four anomalous ones of its category, see
-            :class:`~anomalib_clipzoo.data.mosaic.MosaicDataset`; the papers' codes have 0.2 when learning on MVTec AD.
+        mosaic: Probability that a training image is replaced by a mosaic of four of its category, see
+            :class:`~anomalib_clipzoo.data.mosaic.MosaicDataset`; one for all auxiliary datamodules, or one for each.
+            VCP-CLIP's and AdaCLIP's codes have 0.2 for MVTec AD, and none for other datasets.
+        mosaic_of: What mosaics show: ``"anomalous"`` images alone, and a mosaic is anomalous (VCP-CLIP); or ``"any"``,
+            under the label of the image that they replace (AdaCLIP).
         train_batch_size: Images per training batch.
         eval_batch_size: Images per validation and test batch.
         num_workers: Processes that read images.
@@ -54,7 +59,8 @@ class CrossDataset(NestedDataModule):
         val_augmentations: Transform of validation images and masks.
         test_augmentations: Transform of test images and masks.
         augmentations: Transform of those splits that have none of their own.
-        seed: Seed of the held-out part, the same in every process.
+        seed: Seed of the held-out part, the same in every process and run. Together with ``seed_everything``, seed of
+            the training images' order, mosaics and augmentations too.
 
     Raises:
         ValueError: If ``validation_split`` or ``mosaic`` is out of range or no auxiliary datamodule is given; and from
@@ -72,7 +78,8 @@ class CrossDataset(NestedDataModule):
         target: AnomalibDataModule,
         validation_split: float = 0.1,
         allow_overlap: bool = False,
-        mosaic: float = 0.0,
+        mosaic: float | list[float] = 0.0,
+        mosaic_of: MosaicOf = "anomalous",
         train_batch_size: int = 8,
         eval_batch_size: int = 8,
         num_workers: int = 4,
@@ -95,9 +102,6 @@ class CrossDataset(NestedDataModule):
         if not 0 <= validation_split < 1:
             msg = f"validation_split is a part of the auxiliary images, at least 0 and below 1, not {validation_split}."
             raise ValueError(msg)
-        if not 0 <= mosaic <= 1:
-            msg = f"mosaic is a probability, 0 to 1, not {mosaic}."
-            raise ValueError(msg)
         parts = [auxiliary] if isinstance(auxiliary, (AnomalibDataModule, Mapping, Namespace)) else auxiliary
         self.auxiliary = [_whole(part) for part in parts]
         if not self.auxiliary:
@@ -107,7 +111,20 @@ class CrossDataset(NestedDataModule):
         self.category = self.target.category
         self.validation_split = validation_split
         self.allow_overlap = allow_overlap
-        self.mosaic = mosaic
+        self.mosaic = self._mosaic_rates(mosaic)
+        if mosaic_of not in get_args(MosaicOf):
+            msg = f"mosaic_of is one of {', '.join(map(repr, get_args(MosaicOf)))}, not {mosaic_of!r}."
+            raise ValueError(msg)
+        self.mosaic_of = mosaic_of
+
+    def _mosaic_rates(self, mosaic: float | Sequence[float]) -> list[float]:
+        """Check the probabilities, and give each auxiliary datamodule one."""
+        rates = list(mosaic) if isinstance(mosaic, Sequence) else [mosaic] * len(self.auxiliary)
+        if len(rates) != len(self.auxiliary) or not all(0 <= rate <= 1 for rate in rates):
+            msg = f"mosaic is a probability, 0 to 1, or one for each of {len(self.auxiliary)} auxiliary datamodules, "
+            msg += f"not {mosaic}."
+            raise ValueError(msg)
+        return rates
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -129,8 +146,6 @@ class CrossDataset(NestedDataModule):
         if not self.allow_overlap:
             check_disjoint(annotated.samples["image_path"], self._target_images())
         self._split(annotated)
-        if self.mosaic:
-            self.train_data = MosaicDataset([self.train_data], self.mosaic)
 
     def _annotated_images(self) -> CategoryDataset:
         """Join the auxiliary datasets' test images."""
@@ -148,11 +163,13 @@ class CrossDataset(NestedDataModule):
 
     def _split(self, annotated: CategoryDataset) -> None:
         """Hold out the validation part, equally from every category and label."""
+        held_out = self._held_out(annotated) if self.validation_split else []
+        learned = annotated.subsample(sorted(set(range(len(annotated))) - set(held_out)))
+        if any(self.mosaic):
+            learned = MosaicDataset(learned, self.mosaic, self.mosaic_of)  # type: ignore[arg-type]
+        self.train_data = learned
         if self.validation_split == 0:
-            self.train_data = annotated
             return
-        held_out = self._held_out(annotated)
-        self.train_data = annotated.subsample(sorted(set(range(len(annotated))) - set(held_out)))
         self.val_data = annotated.subsample(held_out)
         if not (self.val_data.has_anomalous and self.val_data.has_normal):
             msg = f"The auxiliary data are too few to hold out {self.validation_split:.0%} of them: validation needs "

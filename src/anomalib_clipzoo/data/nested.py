@@ -16,8 +16,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import distributed
 from torch.utils.data import DataLoader
 
-# Splits that have no seed of their own would come out differently in every process.
-DEFAULT_SEED = 0
+from anomalib_clipzoo.data.seeding import DEFAULT_SEED, training_loader
+
 SUBSETS = ("train_data", "val_data", "test_data")
 
 
@@ -107,6 +107,10 @@ class NestedDataModule(AnomalibDataModule):
 
     def _create_val_split(self) -> None:
         """Leave the validation split to ``_setup``."""
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of the training split in random order, the same for the same seed and epoch."""
+        return training_loader(self)
 
     def val_dataloader(self) -> DataLoader | list:
         """Batches of the validation split; none where there is no such split."""

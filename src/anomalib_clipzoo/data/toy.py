@@ -16,9 +16,11 @@ import numpy as np
 from anomalib.data.datamodules.base.image import AnomalibDataModule
 from anomalib.data.datasets.image.mvtecad import MVTecADDataset
 from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Transform
 
 from anomalib_clipzoo.data.drawing import DEFECTS, OBJECTS, TEXTURES, draw
+from anomalib_clipzoo.data.seeding import training_loader
 
 logger = logging.getLogger(__name__)
 
@@ -207,3 +209,7 @@ class ToyAD(AnomalibDataModule):
         self.prepare_data()  # a caller may skip it, and another machine of a cluster has its own disk
         self.train_data = MVTecADDataset(root=self.root, category=self.category, split=Split.TRAIN)
         self.test_data = MVTecADDataset(root=self.root, category=self.category, split=Split.TEST)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of the training split in random order, the same for the same seed and epoch."""
+        return training_loader(self)

@@ -222,5 +222,25 @@ def test_mosaic_is_for_training_images_only(auxiliary_root, target_root):
     datamodule.setup()
     assert all(bool(item.gt_label) for item in datamodule.train_data)
     assert len({bool(item.gt_label) for item in datamodule.val_data}) == 2
-    with pytest.raises(ValueError, match="mosaic is a probability"):
-        cross(auxiliary_root, target_root, mosaic=20)
+
+
+def test_mosaics_of_one_auxiliary_datamodule_alone(auxiliary_root, target_root):
+    auxiliary = [MVTecAD(auxiliary_root, "bottle"), MVTecAD(auxiliary_root, "cable")]
+    datamodule = CrossDataset(auxiliary, MVTecAD(target_root, "tile"), mosaic=[0, 1.0], validation_split=0)
+    datamodule.setup()
+    for item in datamodule.train_data:
+        assert bool(item.gt_label) == (item.category == "cable" or "spot" in item.image_path)
+
+
+@pytest.mark.parametrize("mosaic", [20, -0.1, float("nan"), [0.2, 0.2], []])
+def test_mosaic_rates_that_mean_nothing(auxiliary_root, target_root, mosaic):
+    with pytest.raises(ValueError, match="mosaic is a probability, 0 to 1, or one for each of 1 auxiliary datamodules"):
+        cross(auxiliary_root, target_root, mosaic=mosaic)
+
+
+def test_mosaics_of_what(auxiliary_root, target_root):
+    datamodule = cross(auxiliary_root, target_root, mosaic=1.0, mosaic_of="any")
+    datamodule.setup()
+    assert all(bool(item.gt_label) == ("spot" in item.image_path) for item in datamodule.train_data)
+    with pytest.raises(ValueError, match="mosaic_of is one of 'anomalous', 'any', not 'normal'"):
+        cross(auxiliary_root, target_root, mosaic_of="normal")

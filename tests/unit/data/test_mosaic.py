@@ -37,7 +37,7 @@ def dataset(tmp_path):
 
 
 def test_a_mosaic_has_four_anomalies_of_its_own_category_and_their_masks(dataset):
-    mosaics = MosaicDataset([dataset], rate=1.0)
+    mosaics = MosaicDataset(dataset, [1.0, 1.0])
     assert len(mosaics) == len(dataset) == 4
     for index in range(4):
         item = mosaics[index]
@@ -48,10 +48,43 @@ def test_a_mosaic_has_four_anomalies_of_its_own_category_and_their_masks(dataset
         assert torch.allclose(centres, torch.full((4,), float(COLOURS[item.category])), atol=6)
 
 
-def test_rate(dataset):
-    assert all(MosaicDataset([dataset], rate=0.0)[index].gt_mask.sum().item() in {0, 64} for index in range(4))
+def test_a_mosaic_of_any_images_keeps_the_label_of_the_image_that_it_replaces(dataset):
+    mosaics = MosaicDataset(dataset, [1.0, 1.0], of="any")
     torch.manual_seed(0)
-    some = MosaicDataset([dataset], rate=0.5)
-    normal = some.samples.index[some.samples["label_index"] == 0][0]
-    replaced = [bool(some[normal].gt_label) for _ in range(100)]
-    assert 30 < sum(replaced) < 70
+    counts = set()
+    for index in [*range(4)] * 8:
+        item = mosaics[index]
+        assert bool(item.gt_label) == ("bad" in item.image_path)
+        centres = item.image[0, [4, 4, 12, 12], [4, 12, 4, 12]] * 255
+        shown = centres > 50
+        assert torch.allclose(centres[shown], torch.full((int(shown.sum()),), float(COLOURS[item.category])), atol=6)
+        assert item.gt_mask.sum() == shown.sum() * 16
+        counts.add(int(shown.sum()))
+    assert counts >= {1, 2, 3}
+
+
+def test_rate(dataset):
+    none = MosaicDataset(dataset, [0.0, 0.0])
+    assert all(none[index].gt_mask.sum().item() in {0, 64} for index in range(4))
+    torch.manual_seed(0)
+    some = MosaicDataset(dataset, [0.5, 0.0])
+    normal, other = (
+        some.samples.index[(some.samples["label_index"] == 0) & (some.samples["category"] == name)][0]
+        for name in COLOURS
+    )
+    assert 15 < sum(bool(some[normal].gt_label) for _ in range(60)) < 45
+    assert not any(bool(some[other].gt_label) for _ in range(20))
+
+
+def test_a_part_of_the_images_shows_that_part_alone(dataset):
+    """What is held out for validation is in no mosaic."""
+    nuts = dataset.samples.index[dataset.samples["category"] == "nut"].tolist()
+    mosaics = MosaicDataset(dataset.subsample(nuts), [1.0, 1.0], of="any")
+    assert len(mosaics) == 2
+    assert {mosaics[index].category for index in range(2)} == {"nut"}
+
+
+def test_a_category_without_anomalies_has_no_mosaics_of_them(dataset):
+    normal = dataset.samples.index[dataset.samples["label_index"] == 0].tolist()
+    mosaics = MosaicDataset(dataset.subsample(normal), [1.0, 1.0])
+    assert not any(bool(mosaics[index].gt_label) for index in range(2))

