@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from anomalib_clipzoo.data.category import categories_of
-from anomalib_clipzoo.data.folder_images import problems_of
+from anomalib_clipzoo.results.folder_images import problems_of
 from anomalib_clipzoo.results.regions import find_peak, find_regions
 
 COLUMNS = (

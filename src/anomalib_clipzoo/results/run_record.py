@@ -101,11 +101,19 @@ def seed_in_force() -> int | None:
 
 def describe_data(datamodule: Any) -> dict[str, Any]:
     """Say what a datamodule reads, in plain data; datamodules within are described too."""
+    from lightning.pytorch import LightningDataModule  # reading a record needs none of it
+
     if datamodule is None:
         return {}
-    parts = {name: getattr(datamodule, name, None) for name in ("name", "category", "categories", "validation_split")}
     described: dict[str, Any] = {"datamodule": type(datamodule).__name__}
-    described |= {name: value for name, value in parts.items() if value not in (None, "")}
-    if hasattr(datamodule, "auxiliary"):
-        described["auxiliary"] = [describe_data(part) for part in datamodule.auxiliary]
+    for name in ("name", "category", "categories", "validation_split"):
+        value = getattr(datamodule, name, None)
+        if value not in (None, ""):
+            described[name] = value
+    for name in ("auxiliary", "target", "data"):
+        parts = getattr(datamodule, name, None)
+        if isinstance(parts, LightningDataModule):
+            described[name] = describe_data(parts)
+        elif isinstance(parts, list) and all(isinstance(part, LightningDataModule) for part in parts):
+            described[name] = [describe_data(part) for part in parts]
     return described

@@ -19,16 +19,19 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, resize, to_dtype, to_image
 
-from anomalib_clipzoo.data.folder_images import problems_of, read_image
+from anomalib_clipzoo.results.folder_images import problems_of
+from anomalib_clipzoo.results.images import read_image
 from anomalib_clipzoo.results.rows import LABELS, Thresholds
 
 LINE = 24
 """Height of a line of text above the picture, in pixels; there are always two lines."""
-HEADER = 2 * LINE
+TITLE_LINE = 18
+"""Height of the line of titles above the panels."""
+HEADER = 2 * LINE + TITLE_LINE
 FONT_SIZE = 16
-TITLE_SIZE = 14
-"""Size of the panels' titles; at anomalib's own size they do not fit."""
+TITLE_SIZE = 12
 SMALLEST_FONT = 8
+TITLES = {"gt_mask": "ground truth", "anomaly_map": "heatmap", "pred_mask": "predicted mask"}
 COLOURS = {"anomalous": "#ff8a80", "normal": "#b9f6ca"}
 JPEG_QUALITY = 92
 
@@ -41,12 +44,14 @@ class HeatmapVisualizer(ImageVisualizer):
     highest pixel. Pictures lie in ``images`` in the run's folder, in the same folders as the images that they show,
     so that equal names do not overwrite each other.
 
-    Takes the arguments of anomalib's ``ImageVisualizer``.
+    Takes the arguments of anomalib's ``ImageVisualizer``. Titles stand above the panels, not on them, unless
+    ``text_config`` is given.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.text_config = {**self.text_config, "size": self.text_config["size"] or TITLE_SIZE}
+        if not kwargs.get("text_config"):
+            self.text_config = {**self.text_config, "enable": False}
         self._root: Path | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,7 +115,13 @@ class HeatmapVisualizer(ImageVisualizer):
             panels = Image.new("RGB", self.field_size)
         if verdict.marks_peak and item.anomaly_map is not None:
             self._mark_peak(panels, item.anomaly_map.squeeze())
-        return _under_header(panels, verdict)
+        return _under_header(panels, verdict, [] if self.text_config["enable"] else self._titles(item))
+
+    def _titles(self, item: ImageItem) -> list[str]:
+        """Name the panels that are drawn."""
+        there = {name: TITLES.get(name, name) for name in vars(item) if getattr(item, name) is not None}
+        overlays = [[there[name] for name in names if name in there] for _, names in self.overlay_fields]
+        return [there[name] for name in self.fields if name in there] + [" + ".join(names) for names in overlays]
 
     def _at_panel_size(self, item: ImageItem) -> ImageItem:
         """Read the image, and enlarge or reduce the masks, so that contours are a pixel wide in the picture."""
@@ -171,14 +182,17 @@ def verdict_of(item: ImageItem, thresholds: Thresholds) -> Verdict:
     return Verdict(label, text)
 
 
-def _under_header(panels: Image.Image, verdict: Verdict) -> Image.Image:
-    """Put two lines of text above the panels."""
+def _under_header(panels: Image.Image, verdict: Verdict, titles: Sequence[str]) -> Image.Image:
+    """Put the verdict and the titles above the panels."""
     picture = Image.new("RGB", (panels.width, panels.height + HEADER), "#202020")
     picture.paste(panels, (0, HEADER))
     pencil = ImageDraw.Draw(picture)
     lines = ((verdict.text, COLOURS.get(verdict.label or "", "white")), (verdict.explanation, "white"))
     for number, (text, colour) in enumerate(lines):
         pencil.text((8, number * LINE + 2), text, fill=colour, font=_fitting_font(text, panels.width - 16))
+    for number, title in enumerate(titles):
+        place = (number * panels.width // len(titles) + 8, 2 * LINE)
+        pencil.text(place, title, fill="#bdbdbd", font=ImageFont.load_default(TITLE_SIZE))
     return picture
 
 

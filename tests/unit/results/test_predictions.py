@@ -20,13 +20,13 @@ from anomalib.visualization import ImageVisualizer
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize
 
-from anomalib_clipzoo.data.folder_images import FolderImages
+from anomalib_clipzoo.results.folder_images import FolderImages
 from anomalib_clipzoo.results.predictions import PREDICTIONS_FILE, Predictions, _join
 from anomalib_clipzoo.results.reading import read_predictions
 from anomalib_clipzoo.results.rows import COLUMNS
 from anomalib_clipzoo.results.run_record import RunRecord
 from anomalib_clipzoo.results.table_file import TableFile
-from anomalib_clipzoo.results.visualizer import HeatmapVisualizer
+from anomalib_clipzoo.results.visualizer import HEADER, HeatmapVisualizer
 
 from .brightness import SQUARE, Brightness, engine_in, write_image
 
@@ -203,7 +203,7 @@ def test_the_table_leads_to_the_pictures(visualizer, images, tmp_path):
     assert all((folder / path).is_file() for path in table.heatmap)
     left, top, width, height = RunRecord.read(folder).heatmap_tile
     assert (left, width, height) == (512, 256, 256)
-    assert top == (48 if isinstance(visualizer, HeatmapVisualizer) else 0)
+    assert top == (HEADER if isinstance(visualizer, HeatmapVisualizer) else 0)
 
 
 def test_maps_with_a_channel_scores_with_two_dimensions_and_half_precision(images, tmp_path):
@@ -264,7 +264,7 @@ def test_rows_of_several_processes_end_in_one_table(tmp_path):
 RUN = """
 import sys, time
 from tests.unit.results.brightness import Brightness, engine_in
-from anomalib_clipzoo.data.folder_images import FolderImages
+from anomalib_clipzoo.results.folder_images import FolderImages
 from anomalib_clipzoo.results.predictions import Predictions
 devices, pause, images, results = int(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:]
 

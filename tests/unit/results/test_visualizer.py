@@ -9,7 +9,7 @@ import torch
 from anomalib.data import ImageItem
 from PIL import Image
 
-from anomalib_clipzoo.data.folder_images import FolderImages
+from anomalib_clipzoo.results.folder_images import FolderImages
 from anomalib_clipzoo.results.rows import Thresholds
 from anomalib_clipzoo.results.visualizer import HEADER, HeatmapVisualizer, common_root, verdict_of
 

@@ -9,7 +9,8 @@ import torch
 from anomalib.data.utils import read_image as read_as_anomalib
 from PIL import Image
 
-from anomalib_clipzoo.data.folder_images import FolderBatch, FolderImages, problems_of, read_image
+from anomalib_clipzoo.results.folder_images import FolderBatch, FolderImages, problems_of
+from anomalib_clipzoo.results.images import read_image
 
 NOISE = np.random.default_rng(0)
 
