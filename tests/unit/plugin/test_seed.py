@@ -8,8 +8,6 @@ import torch
 from anomalib.cli import AnomalibCLI
 from anomalib.data import AnomalibDataModule
 
-import anomalib_clipzoo  # noqa: F401  (registers, if torch has not been told to)
-
 MODEL = ("--model", "VcpClip", "--model.backbone", "toy")
 DATA = ("--data", "ToyAD", "--data.category", "tile", "--data.num_workers", "0")
 
@@ -38,6 +36,11 @@ def test_same_seed_same_prompts_and_same_batches():
     first, second = ([weights(cli), batches(cli.datamodule)] for cli in (made("--seed_everything", "7") for _ in "ab"))
     assert torch.equal(first[0], second[0])
     assert first[1] == second[1]
+
+
+def test_anomalib_forgets_the_seed(unpatched):
+    unpatched(AnomalibCLI, "before_instantiate_classes")
+    assert not torch.equal(*(weights(made("--seed_everything", "7")) for _ in "ab"))
 
 
 def test_other_seed_other_prompts_and_other_batches():

@@ -1,126 +1,34 @@
 # Copyright (C) 2026 The anomalib-clipzoo authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How anomalib finds the models and datamodules that other packages bring.
-
-Packages name their classes in the entry-point groups ``anomalib.models`` and ``anomalib.data``; this module loads what
-is named there and hands it to anomalib. ``import torch`` calls :func:`autoload` through the group ``torch.backends``,
-where an exception would break torch for the whole environment: so this module needs the standard library alone, and
-what anomalib or a plug-in does wrong is logged, not raised. The whole story is in ``docs/plugin.md``.
-"""
+"""Registers the models and datamodules that packages name in the entry-point groups of anomalib's name."""
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
-from contextlib import suppress
 from functools import partial
 from importlib.metadata import entry_points
 from itertools import accumulate
 from operator import attrgetter
-from types import ModuleType
 from typing import TYPE_CHECKING
 
+from .hosts import being_imported
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from importlib.metadata import EntryPoint
+    from types import ModuleType
 
 logger = logging.getLogger(__name__)
-
-SWITCH = "ANOMALIB_CLIPZOO_AUTOLOAD"
-"""Environment variable; ``0`` keeps :func:`autoload` from doing anything."""
 
 BASE_CLASSES = {"anomalib.models": "AnomalibModule", "anomalib.data": "AnomalibDataModule"}
 """The packages that take plug-ins (the entry-point groups bear their names), and what their plug-ins derive from."""
 
-COMMAND = "anomalib.cli"
-"""The package of anomalib's command, which :mod:`anomalib_clipzoo.seed` has use the seeds that it is given."""
 
-_served: set[ModuleType] = set()
-
-
-def autoload() -> None:
-    """Do what :func:`register` does unless :data:`SWITCH` says no; this is what ``import torch`` calls."""
-    if os.environ.get(SWITCH) != "0":
-        register()
-
-
-def register() -> None:
-    """Register the plug-ins: at once where anomalib is imported already, otherwise as soon as it is.
-
-    This may be called any number of times, takes well under a millisecond before anomalib is imported, and never
-    raises an exception.
-    """
-    try:
-        if "anomalib" in sys.modules:
-            _watch(sys.modules["anomalib"])
-            _serve()
-        elif _Lookout not in sys.meta_path:
-            sys.meta_path.insert(0, _Lookout)
-    except Exception:
-        logger.warning("The plug-ins of anomalib could not be registered.", exc_info=True)
-
-
-class _Lookout:
-    """A finder that finds nothing: it sees the first import from inside anomalib, and has the package watched."""
-
-    @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:  # noqa: ARG004
-        if name.startswith("anomalib.") and "anomalib" in sys.modules:
-            _watch(sys.modules["anomalib"])
-
-
-class _WatchedPackage(ModuleType):
-    """The package anomalib as long as plug-ins wait for a part of it.
-
-    Python sets a submodule as an attribute of its package once the submodule's import has ended; from then on plug-ins
-    can import from it. Wrapping the loader of ``anomalib.models`` instead would come too late wherever
-    ``anomalib.models`` itself is what imports torch first.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        super().__setattr__(name, value)
-        if isinstance(value, ModuleType):
-            register()
-
-
-def _watch(package: ModuleType) -> None:
-    if type(package) is ModuleType:
-        package.__class__ = _WatchedPackage
-
-
-def _unwatch(package: ModuleType) -> None:
-    if type(package) is _WatchedPackage:
-        package.__class__ = ModuleType  # type: ignore[assignment]
-
-
-def _serve() -> None:
-    """Register the plug-ins of what is imported; later if any part of anomalib, which they may need, is still at it."""
-    if any(name.count(".") == 1 for name in _being_imported("anomalib")):
-        return
-    with suppress(ValueError):
-        sys.meta_path.remove(_Lookout)
-    hosts = [sys.modules[name] for name in (*BASE_CLASSES, COMMAND) if name in sys.modules]
-    unserved = [host for host in hosts if host not in _served]
-    _served.update(unserved)  # before the work, as plug-ins may import more of anomalib, which leads here again
-    for host in unserved:
-        if host.__name__ == COMMAND:
-            from .seed import keep_promise
-
-            keep_promise(host.AnomalibCLI)
-            continue
-        for entry_point in sorted(entry_points(group=host.__name__), key=attrgetter("name", "value")):
-            _register(entry_point, host)
-    if len(hosts) == len(BASE_CLASSES) + 1:
-        _unwatch(sys.modules["anomalib"])
-
-
-def _being_imported(package: str) -> Iterator[str]:
-    """Name the modules of a package whose import has begun and has not ended."""
-    for name, module in list(sys.modules.items()):
-        if f"{name}.".startswith(f"{package}.") and getattr(getattr(module, "__spec__", None), "_initializing", False):
-            yield name
+def discover(host: ModuleType) -> None:
+    """Register the plug-ins of one of anomalib's packages, in the same order whatever the order of installation."""
+    for entry_point in sorted(entry_points(group=host.__name__), key=attrgetter("name", "value")):
+        _register(entry_point, host)
 
 
 def _register(entry_point: EntryPoint, host: ModuleType) -> None:
@@ -191,7 +99,7 @@ def _allow(models: ModuleType, *modules: str) -> None:
 def _is_early(entry_point: EntryPoint) -> bool:
     """Tell whether the plug-in may have failed only because its own import, or anomalib's, has not ended yet."""
     packages = _place(entry_point)[0].partition(".")[0], "anomalib"
-    return any(True for package in packages for _ in _being_imported(package))
+    return any(True for package in packages for _ in being_imported(package))
 
 
 def _postpone(entry_point: EntryPoint, host: ModuleType) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 import anomalib_clipzoo
 from anomalib_clipzoo import plugin
+from anomalib_clipzoo.plugin import discovery, hosts
 
 MODEL = """
 from anomalib import LearningType
@@ -54,7 +55,14 @@ from types import ModuleType
 import anomalib, anomalib.cli, anomalib.data, anomalib.models
 from anomalib.data import get_datamodule
 from anomalib.models import get_model, list_models
+from functools import reduce
+from importlib import import_module
 from importlib.metadata import distribution
+from anomalib_clipzoo.plugin.patches import PATCHES
+
+def attribute(place):
+    module, _, path = place.partition(":")
+    return reduce(getattr, path.split("."), import_module(module))
 
 def home(thing):
     cls = thing if isinstance(thing, type) else type(thing)
@@ -85,6 +93,7 @@ def report():
         "ours": {entry_point.name: found(anomalib.models, entry_point.name) for entry_point in our_models}
         | {entry_point.name: found(anomalib.data, entry_point.name) for entry_point in our_data},
         "imported": [name for name in ("thief", "zzz_second", "other_case", "alias") if name in sys.modules],
+        "unpatched": [patch.place for patch in PATCHES if not hasattr(attribute(patch.place), "__wrapped__")],
         "left behind": [type(anomalib) is not ModuleType]
         + [str(finder) for finder in sys.meta_path if "anomalib_clipzoo" in str(finder)],
     }
@@ -296,6 +305,10 @@ def test_bad_plugins_are_left_out(report: dict) -> None:
     assert report["models"]["NoModel"] is None
 
 
+def test_every_patch_is_applied(report: dict) -> None:
+    assert report["unpatched"] == []
+
+
 def test_nothing_is_left_behind(report: dict) -> None:
     assert report["left behind"] == [False]
 
@@ -365,7 +378,7 @@ def test_register_never_raises(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
         raise RuntimeError(msg)
 
     monkeypatch.setitem(sys.modules, "anomalib", ModuleType("anomalib"))
-    monkeypatch.setattr(plugin, "_serve", fail)
+    monkeypatch.setattr(hosts, "_serve", fail)
     plugin.autoload()
     assert "could not be registered" in caplog.text
 
@@ -373,7 +386,7 @@ def test_register_never_raises(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
 def test_switch_keeps_autoload_but_not_register_from_working(monkeypatch: pytest.MonkeyPatch) -> None:
     package = ModuleType("anomalib")
     monkeypatch.setitem(sys.modules, "anomalib", package)
-    monkeypatch.setattr(plugin, "_serve", lambda: None)
+    monkeypatch.setattr(hosts, "_serve", lambda: None)
     monkeypatch.setenv(plugin.SWITCH, "0")
     plugin.autoload()
     assert type(package) is ModuleType
@@ -384,14 +397,14 @@ def test_switch_keeps_autoload_but_not_register_from_working(monkeypatch: pytest
 def test_what_anomalib_registered_itself_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     host = ModuleType("anomalib.data")
     host.Future = Future  # type: ignore[attr-defined]
-    plugin._register(EntryPoint("Future", "concurrent.futures:Future", "anomalib.data"), host)
+    discovery._register(EntryPoint("Future", "concurrent.futures:Future", "anomalib.data"), host)
     assert host.Future is Future
     assert caplog.text == ""
 
 
 def test_public_names_are_what_the_distribution_declares() -> None:
     declared = distribution("anomalib-clipzoo").entry_points
-    groups = [declared.select(group=group) for group in plugin.BASE_CLASSES]
+    groups = [declared.select(group=group) for group in discovery.BASE_CLASSES]
     assert sorted(anomalib_clipzoo.__all__) == sorted(entry_point.name for group in groups for entry_point in group)
     assert set(anomalib_clipzoo.__all__) <= set(dir(anomalib_clipzoo))
     for entry_point in (entry_point for group in groups for entry_point in group):

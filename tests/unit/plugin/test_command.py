@@ -1,0 +1,117 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the command says: each line once, and of what went wrong the cause; as it comes it says far more."""
+
+import logging
+
+import pytest
+from anomalib.cli import AnomalibCLI, cli
+
+from anomalib_clipzoo.data.toy import ToyAD
+from anomalib_clipzoo.plugin.patches import command
+
+TOY = ("--data", "ToyAD", "--data.category", "tile")
+VCP = ("--model", "VcpClip", "--model.backbone", "toy")
+MISTAKES = {
+    "model": ((*VCP, "--model.layers", "[99]", *TOY), "layers [99] are not all within"),
+    "data": ((*VCP, "--data", "ToyAD", "--data.category", "hat"), "hat"),
+    "data in data": (
+        (*VCP, "--data", "MultiCategory", "--data.data", "ToyAD", "--data.categories", "[hat]"),
+        "ToyAD has no category 'hat'",
+    ),
+    "missing file": ((*VCP, "--model.weights", "nowhere.pth", *TOY), "nowhere.pth"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(command.TRACEBACK, raising=False)
+
+
+@pytest.fixture
+def handlers(monkeypatch):
+    """Set the log up afresh, and as it was after the test."""
+    for name in (None, "lightning.pytorch"):
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Return what runs the command."""
+
+    def main(*arguments: str) -> None:
+        monkeypatch.setattr("sys.argv", ["anomalib", *arguments])
+        cli.main()
+
+    return main
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_in_an_argument_is_one_line(mistake, run):
+    arguments, cause = MISTAKES[mistake]
+    with pytest.raises(SystemExit) as end:
+        run("test", *arguments)
+    assert end.value.code.startswith("Error: ")
+    assert cause in end.value.code
+    assert "\n" not in end.value.code
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_the_constructors_own_exception_in_python(mistake):
+    arguments, cause = MISTAKES[mistake]
+    with pytest.raises((ValueError, FileNotFoundError)) as raised:
+        AnomalibCLI(["test", *arguments], run=False)
+    assert cause in str(raised.value)
+    assert "Union" not in str(raised.value)
+    assert raised.value.__context__ is None
+
+
+def test_anomalib_says_that_no_type_fits(unpatched):
+    unpatched(AnomalibCLI, "init_parser")
+    with pytest.raises(ValueError, match="Does not validate against any of the Union subtypes"):
+        AnomalibCLI(["test", *MISTAKES["model"][0]], run=False)
+
+
+def test_correct_arguments_make_what_they_say():
+    made = AnomalibCLI(["test", *VCP, "--model.layers", "[2, 4]", *TOY], run=False)
+    assert made.model.hparams["layers"] == [2, 4]
+    assert made.datamodule.category == "tile"
+
+
+@pytest.mark.usefixtures("handlers")
+def test_whole_traceback_on_request(run, monkeypatch):
+    monkeypatch.setenv(command.TRACEBACK, "1")
+    with pytest.raises(ValueError, match=r"^layers"):
+        run("test", *MISTAKES["model"][0])
+
+
+@pytest.mark.usefixtures("handlers")
+def test_mistake_that_shows_in_the_run_is_one_line_if_this_package_says_so(run, monkeypatch):
+    monkeypatch.setattr(cli, "AnomalibCLI", lambda: ToyAD(category="hat"))
+    with pytest.raises(SystemExit, match=r"Error: .*hat"):
+        run()
+    monkeypatch.setattr(cli, "AnomalibCLI", lambda: int("hat"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        run()
+
+
+@pytest.mark.usefixtures("handlers")
+def test_each_line_of_the_log_once(patched, unpatched, capfd, monkeypatch):
+    lightnings = logging.getLogger("lightning.pytorch")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest has put its own there since
+    monkeypatch.setattr(lightnings, "handlers", [logging.StreamHandler()])  # as Lightning has it
+    monkeypatch.setattr(lightnings, "propagate", False)
+    if not patched:
+        unpatched(cli, "configure_logger")
+    cli.configure_logger()
+    logging.getLogger("anomalib.test").info("a line of anomalib")
+    lightnings.info("a line of Lightning")
+    captured = capfd.readouterr()
+    lines = [line for line in (captured.out + captured.err).splitlines() if "a line of" in line]
+    assert len(lines) == (2 if patched else 4)
+    if patched:
+        assert lines[0].endswith("anomalib.test - INFO - a line of anomalib")
+        assert lines[1].endswith("lightning.pytorch - INFO - a line of Lightning")
