@@ -14,11 +14,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
+from anomalib.visualization.image import visualizer as host
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from anomalib_clipzoo.plugin.patches.images import names_of
 from anomalib_clipzoo.results.reading import PREDICTIONS_FILE, read_predictions
 from anomalib_clipzoo.results.rows import COLUMNS, Thresholds, rows_of
 from anomalib_clipzoo.results.run_record import (
@@ -277,13 +278,14 @@ def _heatmap(trainer: Trainer, image_path: str) -> str:
         path = visualizer.picture_path(trainer, image_path)
     else:
         datamodule = getattr(trainer, "datamodule", None)
-        path = generate_output_filename(
-            image_path,
-            visualizer.output_dir or Path(trainer.default_root_dir) / "images",
-            dataset_name=getattr(datamodule, "name", None),
-            category=getattr(datamodule, "category", None),
-            mkdir=False,
-        )
+        with names_of(trainer):
+            path = host.generate_output_filename(  # as the visualizer finds it, patched or not
+                image_path,
+                visualizer.output_dir or Path(trainer.default_root_dir) / "images",
+                dataset_name=getattr(datamodule, "name", None),
+                category=getattr(datamodule, "category", None),
+                mkdir=False,
+            )
     folder = Path(trainer.default_root_dir)
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 

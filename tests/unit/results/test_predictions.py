@@ -206,6 +206,16 @@ def test_the_table_leads_to_the_pictures(visualizer, images, tmp_path):
     assert top == (HEADER if isinstance(visualizer, HeatmapVisualizer) else 0)
 
 
+@pytest.mark.parametrize("visualizer", [HeatmapVisualizer(), ImageVisualizer()], ids=["own", "anomalib"])
+def test_equal_names_in_equal_folders_have_pictures_of_their_own(visualizer, tmp_path):
+    for day in ("mon", "tue"):
+        write_image(tmp_path / "photos" / day / "cam1" / "1.png")
+    model = Brightness(visualizer=visualizer)
+    folder, table = predict(tmp_path / "photos", tmp_path / "results", model, dataset=PredictDataset)
+    assert all((folder / path).is_file() for path in table.heatmap)
+    assert table.heatmap.nunique() == 2
+
+
 def test_maps_with_a_channel_scores_with_two_dimensions_and_half_precision(images, tmp_path):
     class Shapes(Brightness):
         def test_step(self, batch, *args, **kwargs):

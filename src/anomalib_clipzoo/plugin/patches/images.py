@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,14 +62,21 @@ def tell_folder(draw: Callable[..., None]) -> Callable[..., None]:
     """Tell :func:`keep_folders` which folder all images of the run are in."""
 
     def on_test_batch_end(self: Any, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        loaders = trainer.predict_dataloaders if trainer.predicting else trainer.test_dataloaders
-        token = _common_folder.set(common_folder(map(os.path.dirname, image_paths(loaders))))
-        try:
+        with names_of(trainer):
             draw(self, trainer, *args, **kwargs)
-        finally:
-            _common_folder.reset(token)
 
     return on_test_batch_end
+
+
+@contextmanager
+def names_of(trainer: Trainer) -> Iterator[None]:
+    """Give heatmaps the names that they have in the run of a trainer."""
+    loaders = trainer.predict_dataloaders if trainer.predicting else trainer.test_dataloaders
+    token = _common_folder.set(common_folder(map(os.path.dirname, image_paths(loaders))))
+    try:
+        yield
+    finally:
+        _common_folder.reset(token)
 
 
 def common_folder(folders: Iterable[str]) -> Path | None:
