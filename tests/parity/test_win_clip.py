@@ -87,7 +87,7 @@ def grid_maps(model, images: torch.Tensor, categories: list[str]) -> tuple[torch
 
 def check_output(model, images, categories, grid_map, score) -> None:
     """Compare what the model returns with a golden map on the grid and the golden scores."""
-    output = model(images, categories)
+    output = model(images, categories, categories)
     expected = upsample(grid_map[:, None].flatten(2), GRID, (SIZE, SIZE), align_corners=False)[:, 0]
     close(output.anomaly_map, expected)
     close(output.pred_score, score)
@@ -144,7 +144,7 @@ def test_zqhang_zero_shot(case):
     close(text_map, figures["zero_shot.map_grid"])
     check_output(model, images, ["bottle"] * 3, figures["zero_shot.map_grid"], figures["zero_shot.image_score"])
     if "zero_shot.map_image0" in figures:
-        close(model(images, ["bottle"]).anomaly_map[0], figures["zero_shot.map_image0"])
+        close(model(images, ["bottle"], ["bottle"]).anomaly_map[0], figures["zero_shot.map_image0"])
 
 
 @each("zqhang")
@@ -163,7 +163,7 @@ def test_zqhang_few_shot(case, k):
     # The reference sums the two maps, we average them.
     check_output(model, images, ["bottle"] * 3, figures[f"k{k}.map_grid"] / 2, figures[f"k{k}.image_score"])
     if f"k{k}.map_image0" in figures:
-        close(2 * model(images, ["bottle"]).anomaly_map[0], figures[f"k{k}.map_image0"])
+        close(2 * model(images, ["bottle"], ["bottle"]).anomaly_map[0], figures[f"k{k}.map_image0"])
 
 
 @pytest.mark.parametrize("case", [("zqhang", "unit")], indirect=True)
@@ -193,7 +193,7 @@ def test_anomalib(case):
         close(grid_maps(model, images, ["bottle"])[2], figures[f"k{k}.few_map"])
         check_output(model, images, ["bottle"], figures[f"k{k}.map_grid"], figures[f"k{k}.image_score"])
         if f"k{k}.map_image0" in figures:
-            close(model(images, ["bottle"]).anomaly_map[0], figures[f"k{k}.map_image0"])
+            close(model(images, ["bottle"], ["bottle"]).anomaly_map[0], figures[f"k{k}.map_image0"])
 
 
 def as_coded(model, images: torch.Tensor) -> torch.Tensor:

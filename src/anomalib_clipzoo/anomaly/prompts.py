@@ -140,21 +140,14 @@ def clean_class_name(class_name: str) -> str:
     return cleaned
 
 
-def class_names_of(
-    categories: Sequence[str | None],
-    class_name: str | None = None,
-    fallback: str | None = None,
-) -> list[str]:
-    """Decide by which name each image of a batch goes.
+def class_names_of(categories: Sequence[str | None], class_name: str | None = None) -> list[str]:
+    """Decide by which name each image goes.
 
     Args:
         categories: Category of each image, ``None`` where it is not known.
         class_name: The user's own name for all images; it comes before everything else.
-        fallback: Name for images without category, ``None`` or empty for ``"object"``.
 
     Returns:
-        One name per image.
+        One name per image; what nobody knows is an "object".
     """
-    if class_name:
-        return [class_name] * len(categories)
-    return [category or fallback or DEFAULT_CLASS_NAME for category in categories]
+    return [class_name or category or DEFAULT_CLASS_NAME for category in categories]

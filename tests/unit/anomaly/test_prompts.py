@@ -61,6 +61,4 @@ def test_a_class_name_without_words(name):
 
 def test_the_users_name_comes_first_and_the_unknown_is_an_object():
     assert class_names_of(["pill", None]) == ["pill", "object"]
-    assert class_names_of(["pill", None], fallback="tablet") == ["pill", "tablet"]
-    assert class_names_of(["pill", None], "thing", "tablet") == ["thing", "thing"]
-    assert class_names_of([None], None, "") == ["object"]
+    assert class_names_of(["pill", None], "thing") == ["thing", "thing"]

@@ -51,8 +51,8 @@ def build(tiny, **arguments) -> AdaClip:
 
 def test_defaults_follow_the_backbone(tiny):
     model = build(tiny)
-    assert model.hparams.image_size == (32, 32)
-    assert model.hparams.layers == (1, 2, 3, 4)
+    assert model.hparams.image_size == [32, 32]
+    assert model.hparams.layers == [1, 2, 3, 4]
     assert model.hparams.prompting_depth == 3  # the text tower has no more
     assert model.hparams.k_clusters == 16
     assert model.learning_type is LearningType.ONE_CLASS
@@ -214,13 +214,17 @@ def batch_of(categories) -> CategoryBatch:
     return CategoryBatch(image=torch.zeros(len(categories), 3, 32, 32), category=categories)
 
 
+def names_in(model, batch) -> list[str]:
+    return model.context(model.categories(batch))["class_names"]
+
+
 def test_names_come_with_each_image(tiny):
     model = build(tiny)
-    model.model.class_name = "bottle"  # the datamodule's
-    assert model.class_names(batch_of(["pill", "screw"])) == ["pill", "screw"]
-    assert model.class_names(batch_of(["pill", None])) == ["pill", "object"]
-    assert model.class_names(ImageBatch(image=torch.zeros(2, 3, 32, 32))) == ["bottle", "bottle"]
-    assert build(tiny, class_name="thing").class_names(batch_of(["pill", None])) == ["thing", "thing"]
+    model.category = "bottle"  # the datamodule's
+    assert names_in(model, batch_of(["pill", "screw"])) == ["pill", "screw"]
+    assert names_in(model, batch_of(["pill", None])) == ["pill", "object"]
+    assert names_in(model, ImageBatch(image=torch.zeros(2, 3, 32, 32))) == ["bottle", "bottle"]
+    assert names_in(build(tiny, class_name="thing"), batch_of(["pill", None])) == ["thing", "thing"]
 
 
 @torch.no_grad()
@@ -233,16 +237,17 @@ def test_known_and_unknown_names_in_a_batch(tiny, images):
 
 def prepare(model, datamodule) -> None:
     """Do what the trainer does before anything else."""
-    model.trainer = SimpleNamespace(datamodule=datamodule, max_epochs=1, max_steps=-1)
+    model.trainer = SimpleNamespace(datamodule=datamodule, max_epochs=1, max_steps=-1, callbacks=[])
     model.setup("test")
 
 
 def test_the_datamodules_category_names_what_has_no_name(tiny):
     model = build(tiny)
+    assert model.context([model.category]) == {"class_names": ["object"]}
     prepare(model, SimpleNamespace(category="bottle"))
-    assert model.model.class_name == "bottle"
-    prepare(model, None)
-    assert model.model.class_name == "object"
+    assert model.context([model.category]) == {"class_names": ["bottle"]}
+    prepare(model, None)  # a folder of images, after a run on data that say what they show
+    assert model.context([model.category]) == {"class_names": ["bottle"]}
 
 
 def test_a_name_that_is_too_long_is_found_before_the_first_batch(tiny):
@@ -441,19 +446,23 @@ def test_mixed_precision(tiny, images):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"weights": "nowhere.pth"}, FileNotFoundError, "no file of learned weights at nowhere.pth"),
+        ({"weights": "nowhere.pth"}, FileNotFoundError, "no file of learned weights at 'nowhere.pth'"),
         ({"weights": GOLDEN / "ada_clip" / "checkpoint_sample.pth"}, ValueError, r"prompting_depth 4 .* 1 to 3"),
         ({"weights": GOLDEN / "vcp_clip" / "checkpoint_sample.pth"}, ValueError, "not a checkpoint of AdaClip's ref"),
         ({"layers": [2, 9]}, ValueError, r"layers \[2, 9\].*from 1 to 4"),
         ({"prompting_depth": 4}, ValueError, "prompting_depth 4 must be within both towers, 1 to 3"),
-        ({"prompting_depth": 0}, ValueError, "prompting_branch '' goes without prompts"),
-        ({"prompting_length": 0}, ValueError, "prompting_length 0 must be 1 to 76"),
+        ({"prompting_depth": 0}, ValueError, "prompting_depth=0 is not what AdaClip takes: a whole number above 0"),
+        ({"prompting_length": 0}, ValueError, "prompting_length=0 is not what AdaClip takes"),
         ({"prompting_length": 77}, ValueError, "prompting_length 77 must be 1 to 76"),
-        ({"prompting_branch": "T"}, ValueError, "must be 'VL', 'V', 'L' or '', not 'T'"),
-        ({"prompting_type": ""}, ValueError, "prompting_type 'SD', 'S' or 'D', not ''"),
+        (
+            {"prompting_branch": "T"},
+            ValueError,
+            "prompting_branch='T' is not what AdaClip takes: 'VL' or 'V' or",
+        ),
+        ({"prompting_type": ""}, ValueError, "prompting_type='' is not what AdaClip takes: 'SD' or 'S' or 'D'"),
         ({"k_clusters": 17}, ValueError, "k_clusters 17 must be 1 to 16, the number of patches"),
-        ({"k_clusters": 0}, ValueError, "k_clusters 0 must be 1 to 16"),
-        ({"hsf": "best"}, ValueError, "hsf must be 'clusters', 'most_anomalous' or False, not 'best'"),
+        ({"k_clusters": 0}, ValueError, "k_clusters=0 is not what AdaClip takes"),
+        ({"hsf": "best"}, ValueError, "hsf='best' is not what AdaClip takes: 'clusters' or 'most_anomalous'"),
         ({"class_name": "screw " * 80}, ValueError, r"room for 77: use a shorter class name, state or template"),
         ({"class_name": "-"}, ValueError, "class name '-' has no words"),
         ({"templates": ["a photo"]}, ValueError, "template 'a photo' must have exactly one {}"),

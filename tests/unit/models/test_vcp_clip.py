@@ -28,8 +28,8 @@ def build(tiny, **arguments) -> VcpClip:
 
 def test_defaults_follow_the_backbone(tiny):
     model = build(tiny)
-    assert model.hparams.image_size == (32, 32)
-    assert model.hparams.layers == (1, 2, 3, 4)
+    assert model.hparams.image_size == [32, 32]
+    assert model.hparams.layers == [1, 2, 3, 4]
     assert model.model.top_pixels == round(2000 * 32 * 32 / 518**2)
     assert model.pre_processor.image_size == (32, 32)
     assert model.learning_type is LearningType.ONE_CLASS
@@ -159,16 +159,16 @@ def test_weights_that_do_not_fit(damage, message, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"weights": "nowhere.pth"}, FileNotFoundError, "no file of learned weights at nowhere.pth"),
+        ({"weights": "nowhere.pth"}, FileNotFoundError, "no file of learned weights at 'nowhere.pth'"),
         ({"weights": GOLDEN / "vcp_clip" / "checkpoint_sample.pth"}, ValueError, r"does not fit.*instead of"),
         ({"layers": [2, 9]}, ValueError, r"layers \[2, 9\].*from 1 to 4"),
         ({"image_size": 50}, ValueError, "multiple of the backbone's patch size 8"),
         ({"prompt_len": 80}, ValueError, r"prompt_len 80 .* room for 77"),
-        ({"prompt_len": 0}, ValueError, "must be at least 1"),
+        ({"prompt_len": 0}, ValueError, "prompt_len=0 is not what VcpClip takes: a whole number above 0"),
         ({"deep_prompt_len": 75}, ValueError, "deep_prompt_len 75, but the text tower has room for 77"),
         ({"normal_prompts": ["a good photo"]}, ValueError, "must have exactly one {}"),
         ({"abnormal_prompts": []}, ValueError, "at least one normal and one abnormal"),
-        ({"branch": "both"}, ValueError, "branch must be 'fused', 'base' or 'post'"),
+        ({"branch": "both"}, ValueError, "branch='both' is not what VcpClip takes: 'fused' or 'base' or 'post'"),
         ({"top_pixels": 2000}, ValueError, "more than the 1024 pixels"),
     ],
 )
@@ -179,7 +179,10 @@ def test_bad_arguments(arguments, error, message, tiny):
 
 def test_user_set_lengths_win_over_nothing_but_not_over_weights(tiny, tmp_path):
     path = build(tiny, prompt_len=3).save_weights(tmp_path / "learned.safetensors")
-    with pytest.raises(ValueError, match=r"pre_vcp.* is \(.*3.*\) instead of"):
+    with pytest.raises(
+        ValueError,
+        match=r"pre_vcp.* is \(.*3.*\) instead of.* have prompt_len 3, deep_prompt_len 1: leave",
+    ):
         build(tiny, weights=path, prompt_len=2)
 
 
@@ -225,5 +228,6 @@ def test_mixed_precision(tiny):
 
 def test_another_activation_is_another_clip(tiny, tmp_path):
     path = build(tiny, quick_gelu=True).save_weights(tmp_path / "learned.safetensors")
+    assert build(tiny, weights=path).hparams.quick_gelu
     with pytest.raises(ValueError, match=r"quick_gelu True\), but this model stands on .*quick_gelu False"):
-        build(tiny, weights=path)
+        build(tiny, weights=path, quick_gelu=False)

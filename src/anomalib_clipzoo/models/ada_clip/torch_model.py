@@ -79,7 +79,6 @@ class AdaClipModel(nn.Module):
         hsf: "clusters" (or ``True``) for hybrid semantic fusion as the reference code has it, "most_anomalous" as the
             paper has it, ``False`` to go without.
         k_clusters: Number K of its clusters.
-        class_name: Name of what images show where a call names nothing; ``None`` for "object".
         normal_states: Normal states, each with one ``{}`` for the class name.
         abnormal_states: Abnormal states.
         templates: Sentences with one ``{}`` for the object in its state.
@@ -100,7 +99,6 @@ class AdaClipModel(nn.Module):
         prompting_type: PromptingType = "SD",
         hsf: HsfMode | bool = "clusters",
         k_clusters: int = 20,
-        class_name: str | None = None,
         normal_states: Sequence[str] = NORMAL_STATES,
         abnormal_states: Sequence[str] = ADACLIP_ABNORMAL_STATES,
         templates: Sequence[str] = ADACLIP_TEMPLATES,
@@ -128,10 +126,9 @@ class AdaClipModel(nn.Module):
         height = vision.image_size[0]
         self.smoothing = GaussianSmoothing(vision.image_size, SIGMA * height / PAPER_SIZE if sigma is None else sigma)
         self.ensemble = PromptEnsemble(normal_states, abnormal_states, templates)
-        self.class_name = class_name or DEFAULT_CLASS_NAME
         self._text_features: dict[str, torch.Tensor] = {}
         self.register_load_state_dict_post_hook(_forget_text)
-        self.check_class_names([self.class_name])
+        self.check_class_names([DEFAULT_CLASS_NAME])
 
     def check_class_names(self, class_names: Sequence[str]) -> None:
         """Make sure that the sentences about some classes can be encoded.
@@ -164,23 +161,22 @@ class AdaClipModel(nn.Module):
         plain = plain_image_features(vision, tokens) if self.dynamic else None
         return plain, prompted_features(vision, tokens, self.visual_prompts(plain), self.layers)
 
-    def text_features(self, class_names: Sequence[str] | None, plain: torch.Tensor | None, images: int) -> torch.Tensor:
+    def text_features(self, class_names: Sequence[str], plain: torch.Tensor | None, images: int) -> torch.Tensor:
         """Encode the states of what each image shows.
 
         Sentences that no image has a say in are encoded once per class, and kept where no gradient is needed.
 
         Args:
-            class_names: Name for each image; ``None`` for the model's own ``class_name``.
+            class_names: Name of what each image shows, or one for all.
             plain: CLIP's own image features ``(B, E)``; needed for dynamic text prompts only.
             images: Number of images B.
 
         Returns:
             Text features of (normal, abnormal), unit length, ``(B, 2, E)``.
         """
-        distinct = list(dict.fromkeys([self.class_name] if class_names is None else class_names))
-        which = torch.zeros(images, dtype=torch.long, device=self.backbone.text.position.device)
-        if class_names is not None:
-            which = torch.tensor([distinct.index(name) for name in class_names], device=which.device)
+        distinct = list(dict.fromkeys(class_names))
+        numbers = [distinct.index(name) for name in class_names]
+        which = torch.tensor(numbers, device=self.backbone.text.position.device).expand(images)
         if self.text_prompts is not None and self.dynamic:
             return self._encode(distinct, self.text_prompts(plain), which)
         return self._shared_text_features(distinct)[which]
@@ -222,7 +218,7 @@ class AdaClipModel(nn.Module):
             return projected
         return functional.normalize(HSF_SHARE * fused + (1 - HSF_SHARE) * projected, dim=-1)
 
-    def logits(self, images: torch.Tensor, class_names: Sequence[str] | None = None) -> Logits:
+    def logits(self, images: torch.Tensor, class_names: Sequence[str] = (DEFAULT_CLASS_NAME,)) -> Logits:
         """Compare patches and images ``(B, 3, H, W)`` with the text about what they show."""
         _check_count(images, class_names)
         plain, (image, tokens) = self.image_features(images)
@@ -233,12 +229,12 @@ class AdaClipModel(nn.Module):
         image_logits = abnormal_logit(LOGIT_SCALE * torch.einsum("be,bse->bs", embedding, text))
         return Logits(layers.float(), image_logits.float())  # half precision ends here: losses add up many pixels
 
-    def probabilities(self, images: torch.Tensor, class_names: Sequence[str] | None = None) -> Probabilities:
+    def probabilities(self, images: torch.Tensor, class_names: Sequence[str] = (DEFAULT_CLASS_NAME,)) -> Probabilities:
         """Compute what training compares with the truth: a probability per layer and pixel, and one per image.
 
         Args:
             images: Normalised images, ``(B, 3, H, W)``.
-            class_names: Name of what each image shows; ``None`` for the model's own ``class_name``.
+            class_names: Name of what each image shows, or one for all.
         """
         layers, image = self.logits(images, class_names)
         return Probabilities(self._upsample(layers).sigmoid(), image.sigmoid())
@@ -248,12 +244,12 @@ class AdaClipModel(nn.Module):
         vision = self.backbone.vision
         return upsample(logits, vision.grid, vision.image_size, align_corners=True)
 
-    def forward(self, images: torch.Tensor, class_names: Sequence[str] | None = None) -> InferenceBatch:
+    def forward(self, images: torch.Tensor, class_names: Sequence[str] = (DEFAULT_CLASS_NAME,)) -> InferenceBatch:
         """Detect and segment anomalies.
 
         Args:
             images: Normalised images, ``(B, 3, H, W)``.
-            class_names: Name of what each image shows; ``None`` for the model's own ``class_name``.
+            class_names: Name of what each image shows, or one for all.
 
         Returns:
             Image scores ``(B,)`` and smoothed anomaly maps ``(B, H, W)``, all 0..1. Layers are averaged before the
@@ -268,9 +264,9 @@ def _forget_text(model: AdaClipModel, _: Any) -> None:
     model.forget_text()
 
 
-def _check_count(images: torch.Tensor, class_names: Sequence[str] | None) -> None:
-    if class_names is not None and len(class_names) != len(images):
-        msg = f"There are {len(images)} images but {len(class_names)} class names: give one for each, or none."
+def _check_count(images: torch.Tensor, class_names: Sequence[str]) -> None:
+    if len(class_names) != 1 and len(class_names) != len(images):
+        msg = f"There are {len(images)} images but {len(class_names)} class names: give one for each, or one for all."
         raise ValueError(msg)
 
 

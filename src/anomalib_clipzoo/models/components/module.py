@@ -3,29 +3,43 @@
 
 """What the Lightning modules of all papers share."""
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from anomalib import LearningType
-from anomalib.data import Batch
+from anomalib.data import Batch, InferenceBatch
 from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import Timer
 from torch import nn
 from torch.utils.data import DataLoader
 
+import anomalib_clipzoo
+from anomalib_clipzoo.anomaly.prompts import class_names_of
+from anomalib_clipzoo.clip import Backbone, default_image_size
+from anomalib_clipzoo.clip.backbone import TOY
+from anomalib_clipzoo.data import CategoryBatch, categories_of
 from anomalib_clipzoo.metrics import PerCategoryEvaluator
 
+from .arguments import AUTO, COMPONENTS, Arguments, check_arguments, plain
 from .post_processor import ProbabilityPostProcessor
 from .pre_processor import ClipPreProcessor
 from .training_images import TrainingImages
 from .weights import (
     RECORD,
+    Companions,
     LearnedWeights,
+    Lengths,
     check_fit,
+    fit_shapes,
+    from_checkpoint,
     read_learned_weights,
     write_learned_weights,
 )
@@ -37,33 +51,158 @@ if TYPE_CHECKING:
 else:
     _Module = object  # each model names AnomalibModule as a direct base: anomalib's list_models looks at those only
 
-LIGHTNING_EPOCHS = 1000  # what Lightning's trainer takes where the user names no number of epochs
 CLIP_SIZE = (224, 224)
+# Components whose configuration a checkpoint holds, so that they come back without being given again.
+KNOWN_COMPONENTS: dict[str, dict[str, type[nn.Module]]] = {
+    "pre_processor": {"ClipPreProcessor": ClipPreProcessor, "PreProcessor": PreProcessor},
+    "post_processor": {"ProbabilityPostProcessor": ProbabilityPostProcessor, "PostProcessor": PostProcessor},
+}
 
 
 class ClipZooModule(_Module):
-    """Mixin for Lightning modules whose ``model`` stands on a frozen ``backbone``.
+    """Mixin for Lightning modules whose ``model`` stands on a frozen CLIP.
 
-    It reads and writes learned weights, trains on synthetic anomalies where a dataset has no annotated ones, and lets
-    prediction run without validation data.
+    A paper's constructor hands its arguments to :meth:`collect`, calls anomalib's constructor, and has :meth:`assemble`
+    build the rest. An argument that the user leaves open is what the learned weights were made with, else the paper's.
+    What a result depends on is written with the weights and comes back with them.
     """
 
-    REFERENCE_KEYS: ClassVar[Mapping[str, str | None]] = {}
+    MODEL: ClassVar[type[nn.Module]]
+    PAPER_CLIP: ClassVar[tuple[str, str]] = ("ViT-L-14-336", "openai")
+    PAPER_SIZE: ClassVar[int | None] = 518  # pixels; None for the backbone's native size
     PAPER_EPOCHS: ClassVar[int] = 1
+    QUICK_GELU: ClassVar[bool] = False
+    POSITIONS: ClassVar[dict[str, Any]] = {}  # how the paper's code resizes patch positions, see Backbone
+    LEARNS: ClassVar[bool] = True
+    REFERENCE_KEYS: ClassVar[Mapping[str, str | None]] = {}
+    REFERENCE_COMPANIONS: ClassVar[Companions] = {}
+    LENGTHS: ClassVar[Lengths] = {}
+    # Arguments of a run, not of what it makes: they do not come back with weights.
+    OF_THE_RUN: ClassVar[frozenset[str]] = frozenset({"weights", "fine_tune", "k_shot", "few_shot_source", "seed"})
 
     model: Any
-    zero_shot: bool = False
+    arguments: Arguments
+    category: str | None = None
+
+    # ---- from arguments to model ----
+
+    @classmethod
+    def collect(cls, scope: Mapping[str, Any]) -> Arguments:
+        """Check a constructor's arguments, and read the learned weights that they name.
+
+        Args:
+            scope: The constructor's local variables.
+
+        Raises:
+            ValueError: If an argument is not what the constructor takes, or the weights do not fit this model.
+            FileNotFoundError: If there is no such file of weights.
+        """
+        names = [name for name in inspect.signature(cls).parameters if name not in COMPONENTS]
+        values = check_arguments(cls, {name: scope[name] for name in names})
+        is_open = {name for name, value in values.items() if value == AUTO or (value is None and name != "pretrained")}
+        given = {name: value for name, value in values.items() if name not in is_open}
+        components = {name: scope[name] for name in sorted(COMPONENTS)}
+        return Arguments(given, cls.read_weights(given.get("weights")), components)
+
+    def assemble(self, arguments: Arguments) -> None:
+        """Build CLIP and model from the arguments, record what they came to, and load the learned weights.
+
+        Raises:
+            ValueError: If backbone, weights and arguments do not fit together.
+            FileNotFoundError: If CLIP's weights are not there and cannot be downloaded.
+        """
+        self.arguments = arguments
+        self._build(arguments)
+        if arguments.learned:
+            self.load_weights(arguments.learned)
+        self._check_class_names(self.class_names([self.category]))
+
+    def _build(self, arguments: Arguments) -> None:
+        clip = self._build_clip(arguments)
+        names = [name for name in inspect.signature(type(self)).parameters if name not in COMPONENTS]
+        paper = {**self.paper_arguments(clip), "quick_gelu": self.QUICK_GELU}
+        self._say_lengths(arguments.learned, paper)
+        values = {name: plain(name, arguments.choose(name, paper.get(name))) for name in names}
+        values["backbone"], values["pretrained"] = self._clip_names(arguments)
+        values["image_size"] = list(clip.vision.image_size)
+        self.model = self.build_model(clip, values)
+        self.hparams.update(values)
+        self._hparams_initial = {**self.hparams}  # what loggers write
+        if arguments.components["pre_processor"] is True:
+            self.pre_processor = ClipPreProcessor(clip.vision.image_size)
+
+    def _build_clip(self, arguments: Arguments) -> Backbone:
+        name, pretrained = self._clip_names(arguments)
+        return Backbone(
+            name,
+            pretrained,
+            quick_gelu=arguments.choose("quick_gelu", self.QUICK_GELU),
+            image_size=arguments.choose("image_size", default_image_size(name, self.PAPER_SIZE)),
+            **self.POSITIONS,
+        )
+
+    @staticmethod
+    def _say_lengths(learned: LearnedWeights | None, paper: Mapping[str, Any]) -> None:
+        """Say if a reference checkpoint's prompts are not as the paper's: nothing else tells."""
+        if learned and not learned.record and any(paper.get(name) != value for name, value in learned.told.items()):
+            logger.warning("The prompts in %s have %s: the model is made to fit.", learned.path, learned.lengths)
+
+    def _clip_names(self, arguments: Arguments) -> tuple[str, str | None]:
+        """Return the backbone and its pretrained tag or file; a tag belongs to the backbone that it came with."""
+        name = arguments.choose("backbone", self.PAPER_CLIP[0])
+        recorded = arguments.learned.arguments if arguments.learned else {}
+        if "pretrained" in arguments.given:
+            return name, arguments.given["pretrained"]
+        if "pretrained" in recorded and recorded.get("backbone") == name:
+            return name, recorded["pretrained"]
+        return name, None if name == TOY else self.PAPER_CLIP[1]
+
+    def paper_arguments(self, clip: Backbone) -> dict[str, Any]:
+        """Return the paper's values for this CLIP, for arguments that are left open; others stay ``None``."""
+        del clip
+        return {}
+
+    def build_model(self, clip: Backbone, arguments: Mapping[str, Any]) -> nn.Module:
+        """Build the torch model from those of the arguments that it takes."""
+        taken = (inspect.signature(self.MODEL).parameters.keys() & arguments.keys()) - {"backbone"}
+        return self.MODEL(clip, **{name: arguments[name] for name in taken})
 
     # ---- how anomalib runs the model ----
 
-    def _infer(self, batch: Batch) -> Batch:
-        predictions = self.model(batch.image)
-        return batch.update(**predictions._asdict())
+    def categories(self, batch: Batch) -> list[str | None]:
+        """Say what each image of a batch belongs to: its own category, else, where batches know none, the data's."""
+        known = categories_of(batch)
+        return known if isinstance(batch, CategoryBatch) else [self.category] * len(known)
+
+    def class_names(self, categories: Sequence[str | None]) -> list[str]:
+        """Name what images of some categories show: ``class_name`` for all, else the category, else "object"."""
+        return class_names_of(categories, self.hparams.get("class_name"))
+
+    def context(self, categories: Sequence[str | None]) -> dict[str, Any]:
+        """Return what the torch model takes beside images of some categories, one for each image or one for all."""
+        return {"class_names": self.class_names(categories)} if self._takes_class_names else {}
+
+    @property
+    def _takes_class_names(self) -> bool:
+        return "class_names" in inspect.signature(self.model.forward).parameters
+
+    def _check_class_names(self, names: Sequence[str]) -> None:
+        """Make sure, before anything long starts, that what images show can be put in words."""
+        if self._takes_class_names:
+            self.model.check_class_names(names)
+
+    def forward(self, batch: torch.Tensor, *args: Any, **kwargs: Any) -> InferenceBatch:
+        """Pre-process images ``(B, 3, H, W)``, 0..1, detect anomalies, post-process scores and maps."""
+        del args, kwargs
+        images = self.pre_processor(batch) if self.pre_processor else batch
+        predictions = self.model(images, **self.context([self.category]))
+        return self.post_processor(predictions) if self.post_processor else predictions
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Any:
         """Predict scores and maps of a batch."""
         del args, kwargs
-        return self._infer(batch)
+        predictions = self.model(batch.image, **self.context(self.categories(batch)))
+        return batch.update(**predictions._asdict())
 
     test_step = validation_step
     predict_step = validation_step
@@ -77,9 +216,14 @@ class ClipZooModule(_Module):
         return []
 
     @property
+    def learns(self) -> bool:
+        """Whether fitting trains: not with learned weights, unless ``fine_tune`` says so."""
+        return self.LEARNS and (self.arguments.learned is None or self.hparams["fine_tune"])
+
+    @property
     def learning_type(self) -> LearningType:
         """``ONE_CLASS`` (anomalib's word for models that train) unless learned weights were given."""
-        return LearningType.ZERO_SHOT if self.zero_shot else LearningType.ONE_CLASS
+        return LearningType.ONE_CLASS if self.learns else LearningType.ZERO_SHOT
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -112,19 +256,49 @@ class ClipZooModule(_Module):
         components = components if isinstance(components, Sequence) else [components]
         return [TrainingImages(self.configure_augmentation()), *components]
 
+    @LightningModule.trainer.setter  # type: ignore[attr-defined]
+    def trainer(self, trainer: Any) -> None:
+        """Take a trainer; where the user gave it no limit, it trains for the paper's number of epochs.
+
+        Once it runs, Lightning's own 1,000 can no longer be told from a user's.
+        """
+        LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
+        if trainer is None or any(isinstance(callback, Timer) for callback in trainer.callbacks):
+            return
+        if trainer.max_epochs is None and trainer.max_steps == -1:
+            trainer.fit_loop.max_epochs = self.PAPER_EPOCHS
+
     def setup(self, stage: str) -> None:
-        """Train for the paper's number of epochs where the user names none."""
+        """Make ready: know what the images show, and that it can be put in words, before anything long starts."""
         super().setup(stage)
-        if stage == "fit" and self.trainer.max_epochs == LIGHTNING_EPOCHS and self.trainer.max_steps == -1:
-            logger.info("No number of epochs given: training for the paper's %d.", self.PAPER_EPOCHS)
-            self.trainer.fit_loop.max_epochs = self.PAPER_EPOCHS
+        datamodule = getattr(self.trainer, "datamodule", None)
+        self.category = getattr(datamodule, "category", None) or self.category
+        self._check_class_names(self.class_names([self.category, *_categories(datamodule)]))
+        if stage == "fit" and self.arguments.learned is None:
+            logger.info("Training for %s epochs.", self.trainer.max_epochs)
 
     # ---- learned weights ----
 
     @classmethod
     def read_weights(cls, weights: str | Path | None) -> LearnedWeights | None:
         """Read a file of learned weights, see :func:`read_learned_weights`."""
-        return read_learned_weights(weights, cls.__name__, cls.REFERENCE_KEYS) if weights else None
+        if weights is None:
+            return None
+        learned = read_learned_weights(weights, cls.__name__, cls.REFERENCE_KEYS, cls.REFERENCE_COMPANIONS)
+        return cls._check_learned(learned)
+
+    @classmethod
+    def _check_learned(cls, learned: LearnedWeights) -> LearnedWeights:
+        """Check what a file says its weights were made with, and add what the tensors themselves tell."""
+        recorded = check_arguments(cls, learned.arguments, str(learned.path))
+        told = {name: tell(learned.state) for name, tell in cls.LENGTHS.items()}
+        told = {name: value for name, value in told.items() if value is not None}
+        wrong = [f"{name} {recorded[name]}" for name in told if recorded.get(name, told[name]) != told[name]]
+        if wrong:
+            msg = f"{learned.path} is damaged: its tensors are not those of {', '.join(wrong)}, as it says."
+            raise ValueError(msg)
+        arguments = {name: value for name, value in {**recorded, **told}.items() if name not in cls.OF_THE_RUN}
+        return replace(learned, arguments=arguments, told=told)
 
     def load_weights(self, learned: LearnedWeights) -> None:
         """Fill the model with learned weights.
@@ -132,69 +306,119 @@ class ClipZooModule(_Module):
         Raises:
             ValueError: If they were learned on another CLIP or with other arguments.
         """
-        self._check_fingerprint(learned.path, learned.arguments, learned.fingerprint)
+        self._restore(learned)
+        learned = replace(learned, state=fit_shapes(learned.state, self.state_dict()))
         check_fit(learned, self.state_dict())
         self.load_state_dict(learned.state, strict=False)
-        self.zero_shot = True
 
     def save_weights(self, path: str | Path) -> Path:
         """Write what was learned, with the thresholds, to a ``.safetensors`` file for ``weights=``."""
         return write_learned_weights(path, self.state_dict(), self._record())
 
+    def on_train_epoch_end(self) -> None:
+        """Leave the learned weights beside the checkpoints after each epoch: a run that is stopped has them too."""
+        self._leave_weights()
+
     def on_fit_end(self) -> None:
-        """Leave the learned weights beside the checkpoints."""
-        if self.trainer.is_global_zero:
-            path = self.save_weights(Path(self.trainer.default_root_dir) / "weights" / "learned.safetensors")
+        """Leave the learned weights, now with the last thresholds, and say where."""
+        if path := self._leave_weights():
             logger.info("Learned weights are in %s; use them with --model.weights.", path)
 
+    def on_validation_end(self) -> None:
+        """Leave thresholds and references where training would leave what it learned, if nothing is trained.
+
+        anomalib validates such models instead of training them; a validation by itself has no folder of its own.
+        """
+        if not self.learns and self.name in Path(self.trainer.default_root_dir).parts:
+            self.on_fit_end()
+
+    def _leave_weights(self) -> Path | None:
+        trainer = self.trainer
+        if not trainer.is_global_zero or trainer.fast_dev_run or trainer.barebones:
+            return None
+        return self.save_weights(Path(trainer.default_root_dir) / "weights" / "learned.safetensors")
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say in the checkpoint which frozen CLIP it belongs to."""
+        """Say what the checkpoint is, and what its weights were made with."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[RECORD] = self._record()
-        arguments = {key: _plain(value) for key, value in checkpoint.get("hyper_parameters", {}).items()}
-        checkpoint["hyper_parameters"] = {**arguments, "weights": None}  # what they held is in the checkpoint now
+        checkpoint["hyper_parameters"] = {**self.hparams, "weights": None}  # what they held is in the checkpoint now
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint fits."""
+        """Make this the model that the checkpoint was written by, but for arguments that the user gave."""
+        learned = self._check_learned(from_checkpoint(Path("The checkpoint"), type(self).__name__, checkpoint))
+        is_open = learned.arguments.keys() - self.arguments.given.keys()
+        if any(self.hparams[name] != learned.arguments[name] for name in is_open):
+            logger.info("The checkpoint's arguments take the place of those that were left open.")
+            self._build(replace(self.arguments, learned=learned))
+            self.model.to(self.device).train(self.training)
+        self._restore(learned)
         super().on_load_checkpoint(checkpoint)
-        record = checkpoint.get(RECORD, {})
-        if record.get("model") != type(self).__name__:
-            msg = f"This is a checkpoint of {record.get('model', 'another model')}, not of {type(self).__name__}."
-            raise ValueError(msg)
-        learned = LearnedWeights(Path("The checkpoint"), checkpoint["state_dict"], record["arguments"])
-        self._check_fingerprint(learned.path, learned.arguments, record["fingerprint"])
-        check_fit(learned, self.state_dict())
+        checkpoint["state_dict"] = fit_shapes(learned.state, self.state_dict())
+        check_fit(replace(learned, state=checkpoint["state_dict"]), self.state_dict())
 
     def _record(self) -> dict[str, Any]:
-        """Plain data that says what learned weights are: the model, its arguments, the CLIP that they belong to."""
-        arguments = {key: _plain(value) for key, value in self.hparams.items() if key != "weights"}
-        fingerprint = self.model.backbone.fingerprint()
-        return {"model": type(self).__name__, "arguments": arguments, "fingerprint": fingerprint}
+        """Plain data that says what learned weights are, and all that a result with them depends on."""
+        return {
+            "model": type(self).__name__,
+            "version": anomalib_clipzoo.__version__,
+            "arguments": {name: value for name, value in self.hparams.items() if name not in self.OF_THE_RUN},
+            "fingerprint": self.model.backbone.fingerprint(),
+            "category": self.category or "",
+            "components": {name: component_record(getattr(self, name)) for name in KNOWN_COMPONENTS},
+        }
 
-    def _check_fingerprint(self, source: Path, arguments: Mapping[str, Any], fingerprint: str | None) -> None:
-        same_activation = arguments.get("quick_gelu", self.hparams["quick_gelu"]) == self.hparams["quick_gelu"]
-        if same_activation and fingerprint in {None, self.model.backbone.fingerprint()}:
+    def _restore(self, learned: LearnedWeights) -> None:
+        """Take over what a file says beside arguments and tensors; the papers' checkpoints say nothing."""
+        if not learned.record:
+            return
+        self._check_clip(learned)
+        self.category = learned.record.get("category") or self.category
+        for name, record in learned.record.get("components", {}).items():
+            if self.arguments.components[name] is True:
+                setattr(self, name, restored_component(name, getattr(self, name), record, learned.path))
+
+    def _check_clip(self, learned: LearnedWeights) -> None:
+        recorded, own = learned.record["arguments"], self.hparams
+        same_activation = recorded.get("quick_gelu", own["quick_gelu"]) == own["quick_gelu"]
+        if same_activation and learned.record.get("fingerprint") == self.model.backbone.fingerprint():
             return
         theirs, ours = (
             f"{a.get('backbone')!r} (pretrained {a.get('pretrained')!r}, quick_gelu {a.get('quick_gelu')})"
-            for a in (arguments, self.hparams)
+            for a in (recorded, own)
         )
-        msg = f"{source} was learned on backbone {theirs}, but this model stands on {ours}: give it the same CLIP."
+        msg = (
+            f"{learned.path} was learned on backbone {theirs}, but this model stands on {ours}: give it the same CLIP."
+        )
         raise ValueError(msg)
 
 
-def choose(given: Any, learned: LearnedWeights | None, name: str, default: Any) -> Any:
-    """Return an argument: what the user gave, else what the learned weights were made with, else the default."""
-    if given is not None:
-        return given
-    recorded = learned.arguments.get(name) if learned else None
-    return default if recorded is None else recorded
+def component_record(component: Any) -> dict[str, Any]:
+    """Say in plain data what a pre- or post-processor is."""
+    config = component.checkpoint_config() if hasattr(component, "checkpoint_config") else {}
+    return {"type": type(component).__name__, "config": config}
 
 
-def _plain(value: Any) -> Any:
-    """Turn paths and sequences of any kind into what JSON and ``weights_only`` loading know."""
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return value
+def restored_component(name: str, component: Any, record: Mapping[str, Any], path: Path) -> Any:
+    """Return the component that a file was written with, in place of the default one.
+
+    Raises:
+        ValueError: If it is of a type that only the user's own program knows.
+    """
+    kind = record["type"]
+    if kind == "NoneType":
+        return None
+    if kind not in KNOWN_COMPONENTS[name]:
+        msg = f"{path} was made with a {name} of type {kind}: give it as {name}=, results depend on it."
+        raise ValueError(msg)
+    if type(component).__name__ != kind:
+        component = KNOWN_COMPONENTS[name][kind]()
+    component.load_checkpoint_config(record["config"])
+    return component
+
+
+def _categories(datamodule: Any) -> set[str]:
+    """Return all categories of a datamodule's images."""
+    datasets = [getattr(datamodule, name, None) for name in ("train_data", "val_data", "test_data")]
+    tables = [dataset.samples for dataset in datasets if dataset is not None and "category" in dataset.samples]
+    return {category for table in tables for category in table["category"].dropna()}

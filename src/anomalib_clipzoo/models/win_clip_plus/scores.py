@@ -16,6 +16,7 @@ Aggregation = Literal["abnormal", "normal"]
 PatchTerm = Literal["raw", "normalized", "none"]
 Mean = Literal["harmonic", "arithmetic"]
 Score = Literal["image", "map"]
+VariantName = Literal["zqhang", "caoyunkang", "anomalib"]
 
 
 @dataclass(frozen=True)

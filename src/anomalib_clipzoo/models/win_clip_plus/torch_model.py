@@ -8,7 +8,7 @@ https://arxiv.org/abs/2303.14814. Its authors published no code; see :mod:`.scor
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.maps import abnormal_logit, upsample
-from anomalib_clipzoo.anomaly.prompts import class_names_of
+from anomalib_clipzoo.anomaly.prompts import DEFAULT_CLASS_NAME
 from anomalib_clipzoo.anomaly.references import Reference, ReferenceMemory
 from anomalib_clipzoo.clip import Backbone
 
@@ -26,7 +26,8 @@ from .windows import WindowEncoder, WindowPooling, check_scales, harmonic_mean, 
 
 PATCHES = "patches"
 WINDOW_BATCH = 128
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Precision = Literal["float32", "bfloat16", "float16"]
+PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Features(NamedTuple):
@@ -51,7 +52,6 @@ class WinClipPlusModel(nn.Module):
         variant: How features become maps and scores.
         scales: Sides of the windows in patches.
         stride: Steps between windows in patches.
-        class_name: What all images show; ``None`` for the category of each.
         tidy: Whether class names are written in words and sentences count once, see :class:`PromptEnsemble`.
         window_batch: Windows that go through the transformer at once, which bounds the memory.
         precision: Precision of the image tower: "float32", "bfloat16" or "float16". Scores are always computed in
@@ -68,10 +68,9 @@ class WinClipPlusModel(nn.Module):
         variant: Variant = VARIANTS["zqhang"],
         scales: Sequence[int] = (2, 3),
         stride: int = 1,
-        class_name: str | None = None,
         tidy: bool = False,
         window_batch: int = WINDOW_BATCH,
-        precision: str = "float32",
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
         if precision not in PRECISIONS:
@@ -84,8 +83,6 @@ class WinClipPlusModel(nn.Module):
         self.backbone = backbone
         backbone.vision.to(PRECISIONS[precision])
         self.variant = variant
-        self.class_name = class_name
-        self.category: str | None = None
         self.encoder = WindowEncoder(scales, stride, grid, window_batch)
         self.pooling: Any = nn.ModuleList(WindowPooling(patches, grid[0] * grid[1]) for patches in windows)
         self.window_kinds = tuple(f"windows_{scale}" for scale in scales)
@@ -182,27 +179,40 @@ class WinClipPlusModel(nn.Module):
             maps.append(distances[PATCHES])
         return torch.stack(maps).mean(dim=0)
 
-    def forward(self, images: torch.Tensor, categories: Sequence[str | None] | None = None) -> InferenceBatch:
+    def check_class_names(self, class_names: Sequence[str]) -> None:
+        """Make sure that the sentences about some classes can be encoded.
+
+        Raises:
+            ValueError: If a name makes a sentence longer than the text tower's context.
+        """
+        for name in class_names:
+            for side in self.prompts.sentences(name):
+                self.backbone.text.tokenize(side)
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        class_names: Sequence[str] = (DEFAULT_CLASS_NAME,),
+        categories: Sequence[str | None] = (None,),
+    ) -> InferenceBatch:
         """Detect and segment anomalies.
 
         Args:
             images: Normalised images, ``(B, 3, H, W)``.
-            categories: Category of each image, ``None`` where it is not known; left out for all the same.
+            class_names: Name of what each image shows, or one for all.
+            categories: Whose references each image is compared with, or one for all.
 
         Returns:
             Image scores ``(B,)`` and anomaly maps ``(B, H, W)``, all 0..1.
         """
         few_shot = len(self.references) > 0
-        categories = [category or self.category for category in categories or [None]]
-        compared = self.references.resolve(categories) if few_shot else categories
-        shown = [category or other for category, other in zip(categories, compared, strict=True)]
-        text = self.text_features(class_names_of(shown, self.class_name))
+        text = self.text_features(class_names)
         features = self.encode(images, with_patches=few_shot)
         image = self.probabilities(features.image[:, None], text)
         grid_map = self.text_map([self.probabilities(scale, text) for scale in features.windows], image)
         score = image[:, 0]
         if few_shot:
-            distances = self.reference_map(features, compared)
+            distances = self.reference_map(features, self.references.resolve(categories))
             grid_map = self.fuse(grid_map, distances)
             score = (score + distances.amax(dim=1)) / 2
         vision = self.backbone.vision
