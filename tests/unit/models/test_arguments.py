@@ -23,6 +23,8 @@ import anomalib_clipzoo
 from anomalib_clipzoo.models.components.arguments import COMPONENTS
 from anomalib_clipzoo.models.components.module import ClipZooModule
 from anomalib_clipzoo.models.components.weights import RECORD
+from anomalib_clipzoo.results.predictions import Predictions
+from anomalib_clipzoo.results.visualizer import HeatmapVisualizer
 from tests.tiny import write_tiny_clip
 
 MODELS = [
@@ -313,6 +315,15 @@ def test_a_component_that_only_the_user_has_is_asked_for(tiny, tmp_path):
     with pytest.raises(ValueError, match="pre_processor of type Own: give it as pre_processor="):
         build(model_class, tiny, weights=path)
     assert build(model_class, tiny, weights=path, pre_processor=Own(transform)).pre_processor
+
+
+def test_the_table_of_predictions_is_on_unless_it_is_turned_off(model_class, tiny):
+    kinds = [
+        [type(callback) for callback in build(model_class, tiny, predictions=on).configure_callbacks()]
+        for on in (True, False)
+    ]
+    assert kinds[0] == [*kinds[1], Predictions]
+    assert isinstance(model_class(backbone=tiny, pretrained=None).visualizer, HeatmapVisualizer)
 
 
 # ---- training ----

@@ -91,6 +91,7 @@ class AdaClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning
         lr: Learning rate.
         dice_per_row: Whether the dice loss counts each row of a map by itself, as the code did that made the published
             weights.
+        predictions: Whether testing and predicting write a table, ``predictions.csv``.
         pre_processor: Pre-processor, or whether to use the default.
         post_processor: Post-processor, or whether to use the default.
         evaluator: Evaluator, or whether to use the default.
@@ -142,6 +143,7 @@ class AdaClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning
         quick_gelu: bool | None = None,
         lr: PositiveNumber = 0.01,
         dice_per_row: bool = False,
+        predictions: bool = True,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,

@@ -68,6 +68,7 @@ class AnomalyClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Light
         quick_gelu: Whether CLIP runs with QuickGELU. [yes, as OpenAI's weights were trained with]
         lr: Learning rate.
         local_weight: Weight of the maps' losses, which add up over layers; that of the images' loss is 1.
+        predictions: Whether testing and predicting write a table, ``predictions.csv``.
         pre_processor: Pre-processor, or whether to use the default.
         post_processor: Post-processor, or whether to use the default.
         evaluator: Evaluator, or whether to use the default.
@@ -124,6 +125,7 @@ class AnomalyClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Light
         quick_gelu: bool | None = None,
         lr: PositiveNumber = 1e-3,
         local_weight: NonNegativeNumber = LOCAL_WEIGHT,
+        predictions: bool = True,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,

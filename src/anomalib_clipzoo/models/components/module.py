@@ -27,6 +27,8 @@ from anomalib_clipzoo.clip import Backbone, default_image_size
 from anomalib_clipzoo.clip.backbone import TOY
 from anomalib_clipzoo.data import CategoryBatch, categories_of
 from anomalib_clipzoo.metrics import PerCategoryEvaluator
+from anomalib_clipzoo.results.predictions import Predictions
+from anomalib_clipzoo.results.visualizer import HeatmapVisualizer
 
 from .arguments import AUTO, COMPONENTS, Arguments, check_arguments, plain
 from .post_processor import ProbabilityPostProcessor
@@ -78,7 +80,9 @@ class ClipZooModule(_Module):
     REFERENCE_COMPANIONS: ClassVar[Companions] = {}
     LENGTHS: ClassVar[Lengths] = {}
     # Arguments of a run, not of what it makes: they do not come back with weights.
-    OF_THE_RUN: ClassVar[frozenset[str]] = frozenset({"weights", "fine_tune", "k_shot", "few_shot_source", "seed"})
+    OF_THE_RUN: ClassVar[frozenset[str]] = frozenset(
+        {"weights", "fine_tune", "k_shot", "few_shot_source", "seed", "predictions"}
+    )
 
     model: Any
     arguments: Arguments
@@ -244,6 +248,11 @@ class ClipZooModule(_Module):
         """Configure metrics per category and their mean."""
         return PerCategoryEvaluator()
 
+    @classmethod
+    def configure_visualizer(cls) -> HeatmapVisualizer:
+        """Configure pictures that say label, score and threshold."""
+        return HeatmapVisualizer()
+
     # ---- training ----
 
     def configure_augmentation(self) -> nn.Module | None:
@@ -251,10 +260,11 @@ class ClipZooModule(_Module):
         return None
 
     def configure_callbacks(self) -> list[Callback]:
-        """Prepare training images first, then run anomalib's components."""
+        """Prepare training images first, run anomalib's components, write the table of predictions last."""
         components = super().configure_callbacks()
         components = components if isinstance(components, Sequence) else [components]
-        return [TrainingImages(self.configure_augmentation()), *components]
+        table = [Predictions()] if self.hparams["predictions"] else []
+        return [TrainingImages(self.configure_augmentation()), *components, *table]
 
     @LightningModule.trainer.setter  # type: ignore[attr-defined]
     def trainer(self, trainer: Any) -> None:

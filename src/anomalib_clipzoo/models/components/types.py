@@ -9,10 +9,18 @@ Upper bounds keep nonsense from allocating memory or running for ever; they are 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, NotEmptyStr, PositiveInt, restricted_number_type
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeInt,
+    NotEmptyStr,
+    OpenUnitInterval,
+    PositiveInt,
+    restricted_number_type,
+)
 
 if TYPE_CHECKING:
     Share = float
+    Rate = float
     Count = int
     CountFrom0 = int
     PositiveNumber = float
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
     Name = str
 else:
     Share = ClosedUnitInterval
+    Rate = OpenUnitInterval
     Count = PositiveInt
     CountFrom0 = NonNegativeInt
     PositiveNumber = restricted_number_type("PositiveNumber", float, [(">", 0), ("<", float("inf"))])

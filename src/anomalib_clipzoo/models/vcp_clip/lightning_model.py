@@ -65,6 +65,7 @@ class VcpClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning
         lr: Learning rate: 4e-5 in the paper's code when learning on VisA, 2e-5 on MVTec AD.
         temperature_lr: Learning rate of the two temperatures.
         augment: Whether training images are rotated, recoloured, blurred and made noisy, as in the reference code.
+        predictions: Whether testing and predicting write a table, ``predictions.csv``.
         pre_processor: Pre-processor, or whether to use the default.
         post_processor: Post-processor, or whether to use the default.
         evaluator: Evaluator, or whether to use the default.
@@ -121,6 +122,7 @@ class VcpClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning
         lr: PositiveNumber = 4e-5,
         temperature_lr: PositiveNumber = 0.01,
         augment: bool = True,
+        predictions: bool = True,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,

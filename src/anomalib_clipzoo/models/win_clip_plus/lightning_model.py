@@ -15,7 +15,15 @@ from torch import nn
 from anomalib_clipzoo.clip import Backbone
 from anomalib_clipzoo.models.components.arguments import AUTO, defaults_of
 from anomalib_clipzoo.models.components.few_shot import FewShotModule
-from anomalib_clipzoo.models.components.types import Count, CountFrom0, ImageSize, Layers, Name, PositiveNumber, Words
+from anomalib_clipzoo.models.components.types import (
+    Count,
+    CountFrom0,
+    ImageSize,
+    Layers,
+    Name,
+    PositiveNumber,
+    Words,
+)
 
 from .scores import VARIANT_FIELDS, Aggregation, Mean, PatchTerm, Score, VariantName, make_variant
 from .torch_model import Precision, WinClipPlusModel
@@ -62,6 +70,7 @@ class WinClipPlus(FewShotModule, AnomalibModule):
         precision: Precision of the image tower: "float32", "bfloat16" (fast) or "float16". ["float32"]
         quick_gelu: Whether CLIP runs with QuickGELU, which OpenAI's weights were trained with and LAION's were
             not. [no]
+        predictions: Whether testing and predicting write a table, ``predictions.csv``.
         pre_processor: Pre-processor, or whether to use the default.
         post_processor: Post-processor, or whether to use the default.
         evaluator: Evaluator, or whether to use the default.
@@ -104,6 +113,7 @@ class WinClipPlus(FewShotModule, AnomalibModule):
         window_batch: Count | None = None,
         precision: Precision | None = None,
         quick_gelu: bool | None = None,
+        predictions: bool = True,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
