@@ -48,10 +48,12 @@ class PostVcp(nn.Module):
         Returns:
             Adapted text features, unit length, ``(K, B, 2, D)``.
         """
-        query = _heads(self.query(text_features)).expand(len(dense), -1, -1, -1, -1)
-        key, value = _heads(self.key(dense)), _heads(self.value(dense))
+        layers, patches = len(dense), dense.flatten(0, 1)  # one batch axis: exporters know attention on four axes alone
+        query = _heads(self.query(text_features).expand(layers, -1, -1, -1).flatten(0, 1))
+        key, value = _heads(self.key(patches)), _heads(self.value(patches))
         attended = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
-        return functional.normalize(self.output(attended.transpose(-3, -2).flatten(-2)), dim=-1)
+        adapted = functional.normalize(self.output(attended.transpose(1, 2).flatten(2)), dim=-1)
+        return adapted.unflatten(0, (layers, -1))
 
     def forward(self, text_features: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
         """Compare patches with the adapted text: logits of (normal, abnormal), ``(K, B, N, 2)``."""
@@ -60,5 +62,5 @@ class PostVcp(nn.Module):
 
 
 def _heads(tokens: torch.Tensor) -> torch.Tensor:
-    """Split ``(..., N, D)`` into heads ``(..., 8, N, D / 8)``."""
-    return tokens.unflatten(-1, (HEADS, -1)).transpose(-3, -2)
+    """Split ``(B, N, D)`` into heads ``(B, 8, N, D / 8)``."""
+    return tokens.unflatten(-1, (HEADS, -1)).transpose(1, 2)
