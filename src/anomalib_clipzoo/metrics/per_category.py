@@ -19,6 +19,7 @@ from torch.nn import Module
 from torchmetrics import Metric
 
 from anomalib_clipzoo.data.category import categories_of
+from anomalib_clipzoo.metrics.gather import gather
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,9 @@ class PerCategory(AnomalibMetric, Metric):
         metric: What to compute: an anomalib metric with its fields, the last of them the truth, such as
             ``AUROC(fields=["pred_score", "gt_label"], prefix="image_")``. It serves as a pattern and stays as it is.
 
+    Attributes:
+        left_out: After computing, the categories with only one label.
+
     Example:
         >>> from anomalib.metrics import AUROC
         >>> metric = PerCategory(AUROC(fields=["pred_score", "gt_label"], prefix="image_"))
@@ -52,6 +56,7 @@ class PerCategory(AnomalibMetric, Metric):
         self._metrics: dict[str | None, Metric] = {}
         self._labels: dict[str | None, set[int]] = {}
         self._values: dict[str | None, float] | None = None
+        self.left_out: list[str | None] = []
 
     def update(self, batch: Batch) -> None:
         """Hand every image to its category's metric.
@@ -96,18 +101,18 @@ class PerCategory(AnomalibMetric, Metric):
             metrics, labels = self._gathered()
             complete = [category for category in sorted(metrics, key=str) if len(labels[category]) > 1]
             self._values = {category: float(metrics[category].compute()) for category in complete}
-            left_out = sorted(str(category) for category in metrics if category not in complete)
-            if left_out:
-                logger.warning("%s leaves out %s: all normal or all anomalous.", self.name, ", ".join(left_out))
+            self.left_out = sorted({*metrics} - {*complete}, key=str)
+            if self.left_out:
+                names = ", ".join(map(str, self.left_out))
+                logger.warning("%s leaves out %s: all normal or all anomalous.", self.name, names)
         return self._values
 
     def _gathered(self) -> tuple[dict[str | None, Metric], dict[str | None, set[int]]]:
         """Metrics and labels of all processes, merged: each process may have seen other categories."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return self._metrics, self._labels
-        parts: list[Any] = [None] * distributed.get_world_size()
         here = {category: copy.deepcopy(metric).cpu() for category, metric in self._metrics.items()}
-        distributed.all_gather_object(parts, (here, self._labels))
+        parts = gather((here, self._labels))
         metrics: dict[str | None, Metric] = {}
         labels: dict[str | None, set[int]] = {}
         for part_metrics, part_labels in parts:
@@ -138,7 +143,7 @@ class PerCategory(AnomalibMetric, Metric):
     def reset(self) -> None:
         """Forget everything that was counted."""
         super().reset()
-        self._metrics, self._labels, self._values = {}, {}, None
+        self._metrics, self._labels, self._values, self.left_out = {}, {}, None, []
 
     def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> Module:
         """Move the categories' metrics together with this one."""

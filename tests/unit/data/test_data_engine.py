@@ -3,7 +3,6 @@
 
 """Tests of the datamodules and the evaluator in anomalib's engine and command line."""
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_clipzoo.data import CrossDataset, MultiCategory, categories_of
 from anomalib_clipzoo.metrics import PerCategoryEvaluator
+from anomalib_clipzoo.results.tables import read_csv
 
 
 class Brightness(AnomalibModule):
@@ -79,10 +79,10 @@ def test_fit_test_and_predict(datamodule, tmp_path):
     (means,) = engine.test(model, datamodule=datamodule)
     folder = Path(engine.trainer.default_root_dir)
     assert folder.parts[-4:-1] == ("results", "Brightness", "target")
-    with (folder / "metrics.csv").open() as file:
-        rows = {
-            row.pop("category"): {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
-        }
+    rows = {
+        row.category: {name: figure.value for name, figure in row.figures.items()}
+        for row in read_csv(folder / "metrics.csv")
+    }
     assert list(rows) == ["tile", "wood", "mean"]
     assert rows["mean"] == pytest.approx(means)
     assert model.evaluator.results.keys() == rows.keys()

@@ -15,8 +15,10 @@ from anomalib.metrics import AUPRO, AUROC, F1Max, F1Score
 from torch import distributed, multiprocessing
 
 from anomalib_clipzoo.data import CategoryBatch, CrossDataset, MultiCategory
-from anomalib_clipzoo.metrics import BinnedAUPRO, BinnedAUROC, PerCategory
-from anomalib_clipzoo.metrics.evaluator import default_metrics
+from anomalib_clipzoo.metrics import PerCategory, PerCategoryEvaluator
+from anomalib_clipzoo.metrics.gather import gather
+from anomalib_clipzoo.metrics.observations import Observations, merged
+from anomalib_clipzoo.metrics.rows import rows_of
 
 IMAGE, PIXEL = ["pred_score", "gt_label"], ["anomaly_map", "gt_mask"]
 
@@ -57,8 +59,6 @@ METRICS = [
     AUROC(PIXEL, prefix="pixel_"),
     AUROC(PIXEL, prefix="pixel_", thresholds=50),
     AUPRO(PIXEL, prefix="pixel_"),
-    BinnedAUROC(PIXEL, prefix="pixel_"),
-    BinnedAUPRO(PIXEL, prefix="pixel_"),
 ]
 
 
@@ -96,13 +96,18 @@ def test_batches_without_categories_give_the_metric_itself():
     assert float(metric.compute()) == float(plain.compute())
 
 
-@pytest.mark.parametrize("inner", default_metrics(), ids=lambda metric: metric.name)
-def test_scores_in_a_column_are_as_good(inner):
+def observe(batches: Sequence[CategoryBatch]) -> dict[str | None, Observations]:
+    evaluator = PerCategoryEvaluator()
+    for number, batch in enumerate(batches):
+        evaluator.on_test_batch_end(None, None, None, batch, number)
+    return dict(evaluator._observations)
+
+
+def test_scores_in_a_column_are_as_good():
     batch = make_batch(["a"] * 4 + ["b"] * 4)
-    row, column = PerCategory(inner), PerCategory(inner)
-    row.update(batch)
-    column.update(batch.update(in_place=False, pred_score=batch.pred_score[:, None]))
-    assert column.per_category() == row.per_category()
+    row = rows_of(observe([batch]), 0, 0)
+    batch.update(pred_score=batch.pred_score[:, None], anomaly_map=batch.anomaly_map[:, None])
+    assert rows_of(observe([batch]), 0, 0) == row
 
 
 def test_category_with_one_label_is_left_out(caplog):
@@ -161,7 +166,7 @@ def test_nothing_goes_into_a_checkpoint():
 
 
 def test_moves_with_its_metrics():
-    metric = PerCategory(BinnedAUROC(PIXEL))
+    metric = PerCategory(AUROC(PIXEL, thresholds=50))
     metric.update(make_batch(["a"] * 4))
     metric.to("meta")
     assert {state.device.type for state in metric._metrics["a"].metric_state.values()} == {"meta"}
@@ -192,6 +197,7 @@ def one_process(rank: int, folder: Path, roots: tuple[Path, Path]) -> None:
     result = {
         "values": [metric.per_category() for metric in metrics],
         "means": [float(metric.compute()) for metric in metrics],
+        "rows": rows_of(merged(gather(observe(batches_of(rank))), "-"), 100, 0),
         "held_out": datamodule.val_data.samples["image_path"].tolist(),
         "tested": [path for batch in datamodule.test_dataloader() for path in batch.image_path],
     }
@@ -206,7 +212,7 @@ def two_processes(tmp_path_factory) -> tuple[Path, list[dict]]:
     for seed, place in enumerate((roots[0] / "bottle", roots[0] / "cable", roots[1] / "wood")):
         draw_category(place, seed)
     multiprocessing.spawn(one_process, (folder, roots), nprocs=2)
-    return folder, [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return folder, [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
 def draw_category(folder: Path, seed: int) -> None:
@@ -230,6 +236,19 @@ def test_two_processes_give_the_same_as_one(two_processes):
         assert set(metric.per_category()) == {"a", "b", "c", "d"}
         assert results[0]["values"][position] == pytest.approx(metric.per_category())
         assert results[0]["means"][position] == results[1]["means"][position] == pytest.approx(float(metric.compute()))
+
+
+def test_two_processes_observe_the_same_as_one(two_processes):
+    _, results = two_processes
+    alone = rows_of(merged([observe(batches_of(0) + batches_of(1))], "-"), 100, 0)
+    for rows in (results[0]["rows"], results[1]["rows"]):
+        assert [(row.category, row.normal, row.anomalous) for row in rows] == [
+            (row.category, row.normal, row.anomalous) for row in alone
+        ]
+        for row, expected in zip(rows, alone, strict=True):
+            assert {name: vars(figure) for name, figure in row.figures.items()} == {
+                name: pytest.approx(vars(figure), abs=1e-9, nan_ok=True) for name, figure in expected.figures.items()
+            }
 
 
 def test_two_processes_hold_out_the_same_images(two_processes):
