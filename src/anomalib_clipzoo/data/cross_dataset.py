@@ -49,9 +49,10 @@ class CrossDataset(NestedDataModule):
         allow_overlap: Whether auxiliary and target may share images.
         mosaic: Probability that a training image is replaced by a mosaic of four of its category, see
             :class:`~anomalib_clipzoo.data.mosaic.MosaicDataset`; one for all auxiliary datamodules, or one for each.
-            VCP-CLIP's and AdaCLIP's codes have 0.2 for MVTec AD, and none for other datasets.
-        mosaic_of: What mosaics show: ``"anomalous"`` images alone, and a mosaic is anomalous (VCP-CLIP); or ``"any"``,
-            under the label of the image that they replace (AdaCLIP).
+            VCP-CLIP's, AdaCLIP's and APRIL-GAN's codes have 0.2 for MVTec AD, and none for other datasets.
+        mosaic_of: What mosaics show: ``"anomalous"`` images alone, and a mosaic is anomalous (VCP-CLIP); ``"any"``,
+            under the label of the image that they replace (AdaCLIP); or images of random ``"folders"``, a kind of
+            defect as likely as good (APRIL-GAN).
         train_batch_size: Images per training batch.
         eval_batch_size: Images per validation and test batch.
         num_workers: Processes that read images.

@@ -1,12 +1,13 @@
 # Copyright (C) 2026 The anomalib-clipzoo authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Mosaics of four images, as VCP-CLIP's and AdaCLIP's codes learn on them."""
+"""Mosaics of four images, as VCP-CLIP's, AdaCLIP's and APRIL-GAN's codes learn on them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from torchvision.tv_tensors import Image, Mask
 from anomalib_clipzoo.clip.preprocess import resize_images, resize_masks
 from anomalib_clipzoo.data.category import CategoryDataset, CategoryItem
 
-MosaicOf = Literal["anomalous", "any"]
+MosaicOf = Literal["anomalous", "any", "folders"]
 
 
 class MosaicDataset(CategoryDataset):
@@ -29,7 +30,9 @@ class MosaicDataset(CategoryDataset):
         dataset: The images to learn from.
         rates: For each of the datasets that ``dataset`` is made of, the probability that an image is replaced, 0..1.
         of: ``"anomalous"`` for four anomalous images, and a mosaic is anomalous, as VCP-CLIP's code has it; ``"any"``
-            for any four of the category, under the label of the image that they replace, as AdaCLIP's code has it.
+            for any four of the category, under the label of the image that they replace, as AdaCLIP's code has it;
+            ``"folders"`` for any four, each of a random folder of the category's, so that a kind of defect is as likely
+            as good, under the label that they have, as APRIL-GAN's code has it.
     """
 
     def __init__(self, dataset: CategoryDataset, rates: Sequence[float], of: MosaicOf = "anomalous") -> None:
@@ -46,8 +49,17 @@ class MosaicDataset(CategoryDataset):
         rows = self._rows_like(index)
         if not rows:
             return item
-        parts = [super(MosaicDataset, self).__getitem__(rows[number]) for number in torch.randint(len(rows), (4,))]
-        return _mosaic(item, parts, item.gt_label if self.of == "any" else torch.tensor(LabelName.ABNORMAL.value))
+        parts: list[Any] = [super(MosaicDataset, self).__getitem__(row) for row in self._draw(rows)]
+        anomalous = torch.stack([part.gt_label for part in parts]).amax()
+        return _mosaic(item, parts, item.gt_label if self.of == "any" else anomalous)
+
+    def _draw(self, rows: list[int]) -> list[int]:
+        """Draw four rows, with replacement: all equally likely, or all folders."""
+        if self.of != "folders":
+            return [rows[number] for number in torch.randint(len(rows), (4,))]
+        folders = self.samples["image_path"].loc[rows].map(lambda path: Path(path).parent)
+        chances = 1 / folders.map(folders.value_counts())
+        return [rows[number] for number in torch.tensor(chances.to_numpy()).multinomial(4, replacement=True)]
 
     def _rows_like(self, index: int) -> list[int]:
         """Rows of the images that a mosaic in an image's place may show."""

@@ -242,5 +242,5 @@ def test_mosaics_of_what(auxiliary_root, target_root):
     datamodule = cross(auxiliary_root, target_root, mosaic=1.0, mosaic_of="any")
     datamodule.setup()
     assert all(bool(item.gt_label) == ("spot" in item.image_path) for item in datamodule.train_data)
-    with pytest.raises(ValueError, match="mosaic_of is one of 'anomalous', 'any', not 'normal'"):
+    with pytest.raises(ValueError, match="mosaic_of is one of 'anomalous', 'any', 'folders', not 'normal'"):
         cross(auxiliary_root, target_root, mosaic_of="normal")

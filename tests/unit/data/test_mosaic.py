@@ -63,6 +63,35 @@ def test_a_mosaic_of_any_images_keeps_the_label_of_the_image_that_it_replaces(da
     assert counts >= {1, 2, 3}
 
 
+def test_a_mosaic_of_folders_shows_rare_kinds_as_often_as_common_ones(tmp_path):
+    """Eight good images and one of each of two defects, told apart by their grey level."""
+    levels = {"good": 40, "scratch": 120, "hole": 220}
+    for kind, level in levels.items():
+        folder = tmp_path / "nut" / "test" / kind
+        folder.mkdir(parents=True)
+        for number in range(8 if kind == "good" else 1):
+            Image.fromarray(np.full((16, 16, 3), level, np.uint8)).save(folder / f"{number:03}.png")
+        if kind != "good":
+            masks = tmp_path / "nut" / "ground_truth" / kind
+            masks.mkdir(parents=True)
+            Image.fromarray(np.full((16, 16), 255, np.uint8)).save(masks / "000_mask.png")
+    train = tmp_path / "nut" / "train" / "good"
+    train.mkdir(parents=True)
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(train / "000.png")
+    datamodule = MVTecAD(root=tmp_path, category="nut")
+    datamodule.setup()
+    mosaics = MosaicDataset(CategoryDataset([datamodule.test_data], ["nut"]), [1.0], of="folders")
+    torch.manual_seed(0)
+    shown = dict.fromkeys(levels.values(), 0)
+    for index in [*range(10)] * 6:
+        item = mosaics[index]
+        quarters = (item.image[0, [4, 4, 12, 12], [4, 12, 4, 12]] * 255).round().int().tolist()
+        assert bool(item.gt_label) == any(level != levels["good"] for level in quarters) == bool(item.gt_mask.any())
+        for level in quarters:
+            shown[level] += 1
+    assert all(60 <= count <= 100 for count in shown.values()), shown  # a third of 240 each; 80 % would be good
+
+
 def test_rate(dataset):
     none = MosaicDataset(dataset, [0.0, 0.0])
     assert all(none[index].gt_mask.sum().item() in {0, 64} for index in range(4))
