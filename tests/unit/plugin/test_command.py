@@ -7,9 +7,11 @@ import logging
 
 import pytest
 from anomalib.cli import AnomalibCLI, cli
+from PIL import Image
 
 from anomalib_clipzoo.data.toy import ToyAD
 from anomalib_clipzoo.plugin.patches import command
+from anomalib_clipzoo.results.reading import read_predictions
 
 TOY = ("--data", "ToyAD", "--data.category", "tile")
 VCP = ("--model", "VcpClip", "--model.backbone", "toy")
@@ -115,3 +117,37 @@ def test_each_line_of_the_log_once(patched, unpatched, capfd, monkeypatch):
     if patched:
         assert lines[0].endswith("anomalib.test - INFO - a line of anomalib")
         assert lines[1].endswith("lightning.pytorch - INFO - a line of Lightning")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of four images, of which one cannot be read."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in (1, 2, 4):
+        Image.new("RGB", (20, 16)).save(folder / f"{number}.png")
+    (folder / "3.png").write_text("no image")
+    return folder
+
+
+@pytest.mark.usefixtures("handlers")
+def test_images_that_cannot_be_read_end_the_command_with_a_status_of_their_own(photos, run, capsys):
+    quiet = ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu")
+    with pytest.raises(SystemExit) as end:
+        run("predict", *VCP, "--data", str(photos), *quiet)
+    assert end.value.code == command.UNREADABLE
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert f"{photos / '3.png'}: this is no image that can be read" in printed
+    (photos / "3.png").unlink()
+    run("predict", *VCP, "--data", str(photos), *quiet)
+
+
+@pytest.mark.parametrize(("option", "kept"), [((), 0), (("--return_predictions", "true"), 4)])
+def test_the_command_keeps_predictions_only_where_told(option, kept, photos, tmp_path):
+    quiet = ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--model.visualizer", "false")
+    predict = AnomalibCLI(["predict", *VCP, "--data", str(photos), *quiet, *option], run=False)
+    with pytest.raises(SystemExit):
+        predict._run_subcommand()
+    table = read_predictions(tmp_path / "results" / "VcpClip" / "latest" / "predictions.csv")
+    assert len(table) == 4
+    assert len(predict.engine.trainer.predict_loop.predictions) == kept

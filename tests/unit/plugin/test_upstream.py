@@ -56,4 +56,4 @@ def test_reproductions(patched, tmp_path):
 
 
 def test_every_section_has_a_reproduction():
-    assert len(REPRODUCTIONS) == PAGE.count("Expected:") == PAGE.count("Actual:") == 11
+    assert len(REPRODUCTIONS) == PAGE.count("Expected:") == PAGE.count("Actual:") == 13

@@ -24,6 +24,9 @@ Constructed = TypeVar("Constructed")
 TRACEBACK = "ANOMALIB_CLIPZOO_TRACEBACK"
 """Environment variable; with ``1`` a command that fails shows the whole traceback, as anomalib does."""
 
+UNREADABLE = 3
+"""Exit status of a prediction in which some images could not be read, when all others are done."""
+
 PACKAGE = __name__.partition(".")[0]
 WHAT_USERS_CAN_MEND = (ValueError, OSError, ImportError)
 
@@ -120,3 +123,27 @@ def log_once(configure: Callable[..., None]) -> Callable[..., None]:
             configured.handlers = plain or configured.handlers
 
     return configure_logger
+
+
+def keep_no_predictions(prepare: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Keep no predictions in memory, where the command kept all maps of all images and used none of them."""
+
+    def prepare_subcommand_kwargs(self: AnomalibCLI, subcommand: str) -> dict[str, Any]:
+        arguments = prepare(self, subcommand)
+        if subcommand == "predict" and arguments.get("return_predictions") is None:
+            arguments["return_predictions"] = False
+        return arguments
+
+    return prepare_subcommand_kwargs
+
+
+def tell_unreadable(run: Callable[[AnomalibCLI], None]) -> Callable[[AnomalibCLI], None]:
+    """End with :data:`UNREADABLE` where :func:`.engine.read_what_can_be_read` went on behind an image."""
+
+    def run_subcommand(self: AnomalibCLI) -> None:
+        run(self)
+        trainer = getattr(getattr(self, "engine", None), "_trainer", None)
+        if any(getattr(callback, "unreadable", 0) for callback in getattr(trainer, "callbacks", ())):
+            sys.exit(UNREADABLE)
+
+    return run_subcommand

@@ -79,3 +79,41 @@ def make_way_for_the_link(create: Callable[..., Path]) -> Callable[..., Path]:
         return create(root_dir)
 
     return create_versioned_dir
+
+
+def read_what_can_be_read(predict: Callable[..., Any]) -> Callable[..., Any]:
+    """Go on behind an image that cannot be read, where a table of predictions says which it was and why.
+
+    One such file ended the run, and 16-bit images were read as white ones.
+    """
+
+    def predict_readable(
+        self: Engine,
+        model: AnomalibModule | None = None,
+        dataloaders: Any = None,
+        datamodule: Any = None,
+        dataset: Any = None,
+        return_predictions: bool | None = None,
+        ckpt_path: str | Path | None = None,
+        data_path: str | Path | None = None,
+    ) -> Any:
+        if data_path is not None and dataset is None and _writes_table(self, model):
+            from anomalib_clipzoo.results.folder_images import FolderImages
+
+            dataset, data_path = FolderImages(data_path), None
+        return predict(self, model, dataloaders, datamodule, dataset, return_predictions, ckpt_path, data_path)
+
+    return predict_readable
+
+
+def _writes_table(engine: Engine, model: AnomalibModule | None) -> bool:
+    """Tell whether a prediction leaves a table, which says what could not be read."""
+    from collections.abc import Sequence
+
+    from anomalib_clipzoo.results.predictions import Predictions
+
+    own = [] if model is None else model.configure_callbacks()
+    given = engine._cache.args["callbacks"] if engine._trainer is None else engine.trainer.callbacks  # type: ignore[attr-defined]
+    return any(
+        isinstance(callback, Predictions) for callback in (*given, *(own if isinstance(own, Sequence) else [own]))
+    )
