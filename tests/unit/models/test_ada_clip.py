@@ -3,6 +3,7 @@
 
 """AdaClip beyond its figures: prompts, class names, clusters, weights in and out, what it says to bad input."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,6 @@ import torch
 import yaml
 from anomalib import LearningType
 from anomalib.data import ImageBatch
-from scipy.stats import spearmanr
 from sklearn.cluster import KMeans
 
 from anomalib_clipzoo.clip import TextTower
@@ -20,7 +20,7 @@ from anomalib_clipzoo.data import CategoryBatch, CrossDataset, MultiCategory
 from anomalib_clipzoo.data.nested import as_datamodule
 from anomalib_clipzoo.data.toy import UNSEEN_CATEGORIES, ToyAD
 from anomalib_clipzoo.models.ada_clip import AdaClip, fusion
-from anomalib_clipzoo.models.ada_clip.fusion import HybridSemanticFusion, k_means
+from anomalib_clipzoo.models.ada_clip.fusion import HybridSemanticFusion, cluster_means, k_means
 from anomalib_clipzoo.models.ada_clip.loss import AdaClipLoss
 from anomalib_clipzoo.models.ada_clip.prompting import plain_image_features
 from anomalib_clipzoo.models.ada_clip.torch_model import Probabilities
@@ -317,25 +317,73 @@ def test_the_papers_own_fusion_takes_the_most_anomalous_cluster():
     torch.testing.assert_close(feature[0], axes[1])
 
 
-@torch.no_grad()
-def test_scores_rank_images_as_with_scikit_learns_k_means(tmp_path, monkeypatch):
-    datamodule = MultiCategory(ToyAD(root=tmp_path), categories=list(UNSEEN_CATEGORIES[:3]))
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory):
+    """What HSF clusters on images of a toy category, its rows ``(B, R, D)``, and the features by clustering."""
+    datamodule = MultiCategory(ToyAD(root=tmp_path_factory.mktemp("toy")), categories=[UNSEEN_CATEGORIES[0]])
     datamodule.prepare_data()
     datamodule.setup()
-    items = [datamodule.test_data[index] for index in range(100)]
+    items = [datamodule.test_data[index] for index in range(24)]
     model = build("toy").model
     images = ClipTransform(model.backbone.vision.image_size)(torch.stack([item.image for item in items]))
-    names = [item.category for item in items]
-    given = model(images, names).pred_score
+    rows, seen, features = [], [], {}
+    model.fusion.register_forward_hook(lambda _module, _inputs, feature: seen.append(feature))
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        for name, cluster in CLUSTERINGS.items():
+            patch.setattr(fusion, "k_means", recording(cluster, rows))
+            model(images, [item.category for item in items])
+            features[name] = seen.pop()
+    return rows[0], features
 
-    def reference(rows, clusters):
-        fits = [KMeans(clusters, n_init=1, random_state=0).fit(each.numpy()) for each in rows]
-        return torch.stack([torch.from_numpy(fit.labels_).long() for fit in fits])
 
-    monkeypatch.setattr(fusion, "k_means", reference)
-    expected = model(images, names).pred_score
-    assert not torch.equal(given, expected)
-    assert spearmanr(given, expected).statistic >= 0.98
+def recording(cluster, kept: list):
+    """Have a clustering keep the rows that it is given."""
+
+    def run(rows: torch.Tensor, clusters: int) -> torch.Tensor:
+        kept.append(rows)
+        return cluster(rows, clusters)
+
+    return run
+
+
+def scikit_learns_k_means(rows: torch.Tensor, clusters: int, seed: int = 0) -> torch.Tensor:
+    """Cluster as the reference code does, but seeded."""
+    fits = [KMeans(clusters, n_init=1, random_state=seed).fit(each.numpy()) for each in rows]
+    return torch.stack([torch.from_numpy(fit.labels_).long() for fit in fits])
+
+
+def random_labels(rows: torch.Tensor, clusters: int) -> torch.Tensor:
+    return torch.randint(clusters, rows.shape[:2], generator=torch.Generator().manual_seed(0))
+
+
+CLUSTERINGS = {
+    "ours": k_means,
+    "scikit-learn": scikit_learns_k_means,
+    "another seed": partial(scikit_learns_k_means, seed=1),
+    "random": random_labels,
+}
+
+
+def inertia(rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Squared distances of each image's rows to the centres of their clusters, summed: ``(B,)``."""
+    centres, _ = cluster_means(rows, labels, 20)
+    return (rows - centres.gather(1, labels[..., None].expand_as(rows))).square().sum(dim=(1, 2))
+
+
+def test_clusters_of_patches_are_as_tight_as_scikit_learns(clustered):
+    rows, _ = clustered
+    of = {name: inertia(rows, cluster(rows, 20)) for name, cluster in CLUSTERINGS.items()}
+    ratio = of["ours"] / of["scikit-learn"]
+    assert ratio.mean() < 1
+    assert ratio.max() < 1.05
+    assert (of["random"] / of["scikit-learn"]).mean() > 2  # so the test does tell good clusters from bad ones
+
+
+def test_hsf_features_are_as_near_to_scikit_learns_as_those_of_another_seed(clustered):
+    _, features = clustered
+    distances = {name: (features[name] - features["scikit-learn"]).norm(dim=-1).mean() for name in features}
+    assert distances["ours"] < 1.1 * distances["another seed"]
+    assert distances["random"] > 2 * distances["another seed"]
 
 
 # ---- loss ----
