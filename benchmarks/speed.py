@@ -119,7 +119,7 @@ def ada_clip_towers(images: Tensor) -> Run:
 def ada_clip_text(images: Tensor) -> Run:
     """Return the encoding of all sentences of all images alone."""
     plain = torch.randn(len(images), ada_clip().backbone.embed_dim)
-    return torch.no_grad()(partial(ada_clip().text_features, class_names(images), plain, len(images)))
+    return torch.no_grad()(partial(ada_clip().text_features, class_names(images), plain))
 
 
 def ada_clip_fusion(images: Tensor) -> Run:

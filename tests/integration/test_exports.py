@@ -3,7 +3,7 @@
 
 """Every model's exported files, run by their runtimes, against the model itself.
 
-anomalib exports to ONNX, and from there to OpenVINO, with torch's exporter on ``torch.export`` (``dynamo=True``), the only
+anomalib exports to ONNX, and from there to OpenVINO, with the exporter on ``torch.export`` (``dynamo=True``), the only
 one that it has left.
 """
 

@@ -92,10 +92,10 @@ def test_every_step_of_inference(files, golden, images, given_labels):
     close(dynamic, golden["dynamic_visual_prompts"])
     close(model.text_prompts(plain)[3] - model.text_prompts.static[3], golden["dynamic_text_prompts"])
     for name, expected in zip(NAMES, golden["tokens"], strict=True):
-        ids = text.tokenize(model.ensemble.write(name))
+        ids = text.tokenize(model.sentences.write(name))
         assert torch.equal(ids, expected[:, : ids.shape[1]])
         assert not expected[:, ids.shape[1] :].any()
-    features = model.text_features(NAMES, plain, 3)
+    features = model.text_features(NAMES, plain)
     close(features, golden["text_features"].transpose(1, 2))
     patches = model.patch_projections(layer[:, 1:] for layer in tokens)
     close(patches[:, 0], golden["proj_patches_0"])
@@ -148,6 +148,7 @@ def test_images_of_a_batch_do_not_influence_each_other(files, golden, images):
         ("type_SD_branch_V", {"prompting_type": "SD", "prompting_branch": "V"}),
         ("type_SD_branch_L", {"prompting_type": "SD", "prompting_branch": "L"}),
         ("type_SD_branch_none", {"prompting_type": "SD", "prompting_branch": ""}),
+        ("half_prompts", {"half_prompts": True}),
     ],
 )
 @torch.no_grad()
@@ -257,7 +258,7 @@ def test_reference_checkpoint(files, images, given_labels):
     close(output.anomaly_map, expected["anomaly_map_gaussian"])
     plain, (image, _) = module.model.image_features(images)
     close(image, expected["prompted_image_feature"])
-    close(module.model.text_features(NAMES, plain, 3), expected["text_features"].transpose(1, 2))
+    close(module.model.text_features(NAMES, plain), expected["text_features"].transpose(1, 2))
 
 
 def test_preprocessing(golden):

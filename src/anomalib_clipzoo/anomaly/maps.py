@@ -5,8 +5,9 @@
 
 import torch
 from scipy.ndimage import gaussian_filter1d
-from torch import nn
 from torch.nn import functional
+
+from .precision import FullPrecisionBuffers, full_precision
 
 
 def upsample(
@@ -42,7 +43,7 @@ def top_mean(maps: torch.Tensor, count: int) -> torch.Tensor:
     return maps.flatten(1).topk(count, dim=1).values.mean(dim=1)
 
 
-class GaussianSmoothing(nn.Module):
+class GaussianSmoothing(FullPrecisionBuffers):
     """Gaussian filter with SciPy's mirrored border, as two matrix products.
 
     The matrices are SciPy's own filter applied to the identity, so the result is ``scipy.ndimage.gaussian_filter`` up
@@ -61,9 +62,10 @@ class GaussianSmoothing(nn.Module):
         self.register_buffer("rows", _filter_matrix(size[0], sigma), persistent=False)
         self.register_buffer("columns", _filter_matrix(size[1], sigma).T.contiguous(), persistent=False)
 
+    @full_precision
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """Smooth maps ``(..., H, W)``."""
-        return self.rows.to(maps.dtype) @ maps @ self.columns.to(maps.dtype)
+        """Smooth maps ``(..., H, W)``, 0..1; rounding may take none of them out of that range."""
+        return (self.rows @ maps @ self.columns).clamp(0, 1)
 
 
 def _filter_matrix(length: int, sigma: float) -> torch.Tensor:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.nn import functional
+
+from .precision import unit
 
 
 class PatchProjections(nn.ModuleList):
@@ -25,4 +26,4 @@ class PatchProjections(nn.ModuleList):
     def forward(self, patches: Iterable[torch.Tensor]) -> torch.Tensor:
         """Project each layer's patches ``(B, N, D)`` to unit length: ``(K, B, N, E)``."""
         projected = [project(layer) for project, layer in zip(self, patches, strict=True)]
-        return functional.normalize(torch.stack(projected), dim=-1)
+        return unit(torch.stack(projected))

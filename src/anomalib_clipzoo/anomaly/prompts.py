@@ -8,6 +8,10 @@ A sentence is a template around a state around a class name: "a bad photo of the
 
 from collections.abc import Sequence
 
+import torch
+
+from .precision import unit
+
 PLACEHOLDER = "{}"
 DEFAULT_CLASS_NAME = "object"  # where nobody knows what an image shows
 
@@ -125,6 +129,20 @@ def _check_placeholders(kind: str, patterns: Sequence[str]) -> None:
         if pattern.count(PLACEHOLDER) != 1:
             msg = f"The {kind} {pattern!r} must have exactly one {{}}, where the class name goes."
             raise ValueError(msg)
+
+
+def average_states(features: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """Average the sentences of each state at unit length.
+
+    Args:
+        features: Text features ``(..., T, E)``, those of the normal states first.
+        counts: How many are of normal states, and how many of abnormal ones; T in all.
+
+    Returns:
+        Text features of (normal, abnormal), unit length, ``(..., 2, E)``.
+    """
+    means = [state.mean(dim=-2) for state in unit(features).split(list(counts), dim=-2)]
+    return unit(torch.stack(means, dim=-2))
 
 
 def clean_class_name(class_name: str) -> str:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from anomalib.data.utils import LabelName, get_image_filenames
 from torch import nn
-from torch.nn import functional
+
+from .precision import full_precision, unit
 
 Candidates = dict[str | None, list[str]]  # paths of normal images by category; None for images of any category
 DESCRIPTION = "description"
@@ -210,7 +211,7 @@ class ReferenceMemory(ImageMemory):
             images: Which images they are, K of them.
             features: Features of each kind, ``(K, N, D)``, not normalised.
         """
-        super().remember(images, {kind: functional.normalize(features[kind].float(), dim=-1) for kind in self.kinds})
+        super().remember(images, {kind: unit(features[kind]) for kind in self.kinds})
 
     def distances(self, kind: str, features: torch.Tensor, categories: Sequence[str | None]) -> torch.Tensor:
         """Compare features with all positions of the references (paper, equation 6).
@@ -223,7 +224,7 @@ class ReferenceMemory(ImageMemory):
         Returns:
             Half of one minus the cosine to the closest reference, ``(B, N)``, 0..1.
         """
-        features = functional.normalize(features.float(), dim=-1)
+        features = unit(features)
         distinct = list(dict.fromkeys(categories))
         if len(distinct) == 1:
             return _distances(features, self._positions(kind, distinct[0]))
@@ -237,6 +238,7 @@ class ReferenceMemory(ImageMemory):
         return self.features(kind, category).flatten(0, 1)
 
 
+@full_precision
 def _distances(features: torch.Tensor, references: torch.Tensor, block: int = REFERENCE_BLOCK) -> torch.Tensor:
     """Half of one minus the cosine to the closest reference, in blocks of references, which bounds the memory."""
     closest = [(features @ part.T.to(features)).amax(dim=-1) for part in references.split(block)]

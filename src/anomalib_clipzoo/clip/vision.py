@@ -94,7 +94,7 @@ class VisionTower(nn.Module):
             expected, given = ("x".join(map(str, size)) for size in (self.image_size, images.shape[-2:]))
             msg = f"The images are {given} pixels, the model was made for {expected}: resize them or set image_size."
             raise ValueError(msg)
-        patches = self.patch_embedding(images).flatten(2).transpose(1, 2)
+        patches = self.patch_embedding(images.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
         class_token = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         return torch.cat([class_token, patches], dim=1) + self.position.to(patches.dtype)
 

@@ -124,11 +124,9 @@ def test_prompts_longer_than_the_sentence(tiny, images, length):
     """The end of text is then overwritten too, as in the reference code, which pads all sentences to the context."""
     model = build(tiny, prompting_length=length).model
     plain, _ = model.image_features(images)
-    given = model.text_features(NAMES, plain, 3)
-    model.ensemble._embedded.clear()
-    text, embed_all = model.backbone.text, model.ensemble.embed_all
-    model.ensemble.embed_all = lambda tower, names, shortest: embed_all(tower, names, text.context_length)
-    torch.testing.assert_close(given, model.text_features(NAMES, plain, 3))
+    given = model.text_features(NAMES, plain)
+    model.sentences.prompting_length = model.backbone.text.context_length - 1  # what sentences are padded to
+    torch.testing.assert_close(given, model.text_features(NAMES, plain))
 
 
 # ---- class names ----

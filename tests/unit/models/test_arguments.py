@@ -196,7 +196,7 @@ def test_numbers_of_numpy_are_saved(arguments, model_class, tiny, tmp_path):
         {"normal_states": [3]},
         {"k_shot": -1},
         {"k_shot": True},
-        {"lr": object()},
+        {"lr": {"a": "dictionary"}},
         {"weights": ""},
     ],
     ids=str,

@@ -161,7 +161,7 @@ def test_5_zero_shot_prediction_of_a_folder_needs_nothing(build, engine, root):
 def test_6_data_without_a_category_show_an_object(build, engine, root):
     model = build(k_shot=1)
     engine.test(model, datamodule=folder(root), verbose=False)
-    assert list(model.model._text_features) == ["object"]
+    assert model.model.texts.names == ["object"]
     assert model.model.references.categories == [None]
 
 
@@ -170,7 +170,7 @@ def test_7_another_category_has_its_own_words_and_references(build, engine, root
     results = [
         engine.test(model, datamodule=screws(root, category), verbose=False) for category in ("screw", "metal_nut")
     ]
-    assert list(model.model._text_features) == ["screw", "metal_nut"]
+    assert model.model.texts.names == ["screw", "metal_nut"]
     assert model.model.references.categories == ["screw", "metal_nut"]
     fresh = build(k_shot=1)
     expected = engine.test(fresh, datamodule=screws(root, "metal_nut"), verbose=False)

@@ -7,7 +7,8 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.nn import functional
+
+from anomalib_clipzoo.anomaly.precision import full_precision, unit
 
 HsfMode = Literal["clusters", "most_anomalous"]
 
@@ -32,6 +33,7 @@ class HybridSemanticFusion(nn.Module):
         self.mode = mode
         self.k_clusters = k_clusters
 
+    @full_precision
     def forward(self, patches: torch.Tensor, layer_logits: torch.Tensor) -> torch.Tensor:
         """Fuse patches to an image feature.
 
@@ -43,7 +45,7 @@ class HybridSemanticFusion(nn.Module):
             Image features, unit length, ``(B, E)``. Gradients flow through the patches, not through their clusters.
         """
         fuse = self._all_clusters if self.mode == "clusters" else self._most_anomalous_cluster
-        return functional.normalize(fuse(patches, layer_logits.mean(dim=0)), dim=-1)
+        return unit(fuse(patches, layer_logits.mean(dim=0)))
 
     def _all_clusters(self, patches: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         rank = min(logits.shape[1], PATCHES_PER_CLUSTER * self.k_clusters)
@@ -60,6 +62,23 @@ class HybridSemanticFusion(nn.Module):
         anomaly, _ = cluster_means(logits.sigmoid()[..., None], labels, self.k_clusters)
         worst = anomaly.masked_fill(counts == 0, -1).squeeze(-1).argmax(dim=1)
         return centres[_each(centres), worst]
+
+
+def check_fusion(hsf: HsfMode | bool, clusters: int, grid: tuple[int, int]) -> None:
+    """Make sure that the fusion is known and has enough patches for its clusters.
+
+    Raises:
+        ValueError: If not.
+    """
+    if hsf not in {False, "clusters", "most_anomalous"}:
+        msg = f"hsf must be 'clusters', 'most_anomalous' or False, not {hsf!r}."
+        raise ValueError(msg)
+    if hsf and not 1 <= clusters <= grid[0] * grid[1]:
+        msg = (
+            f"k_clusters {clusters} must be 1 to {grid[0] * grid[1]}, the number of patches of an image: "
+            "take fewer clusters, a larger image_size, or hsf=False."
+        )
+        raise ValueError(msg)
 
 
 def cluster_means(rows: torch.Tensor, labels: torch.Tensor, clusters: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,6 +98,7 @@ def cluster_means(rows: torch.Tensor, labels: torch.Tensor, clusters: int) -> tu
 
 
 @torch.no_grad()
+@full_precision
 def k_means(rows: torch.Tensor, clusters: int) -> torch.Tensor:
     """Cluster the rows of every image of a batch at once.
 
@@ -97,12 +117,11 @@ def k_means(rows: torch.Tensor, clusters: int) -> torch.Tensor:
     Returns:
         Cluster of each row, ``(B, R)``. Clusters are empty where fewer rows than clusters are distinct.
     """
-    with torch.autocast(rows.device.type, enabled=False):
-        distances = _squared_distances(rows.float())
-        labels = _first_clusters(distances, clusters)
-        for _ in range(ITERATIONS):
-            labels = _reassign(distances, labels, clusters)
-        return labels
+    distances = _squared_distances(rows)
+    labels = _first_clusters(distances, clusters)
+    for _ in range(ITERATIONS):
+        labels = _reassign(distances, labels, clusters)
+    return labels
 
 
 def _squared_distances(rows: torch.Tensor) -> torch.Tensor:

@@ -4,16 +4,13 @@
 """Hybrid prompts in both towers: learned tokens that all images share, plus tokens made from the image itself."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from anomalib_clipzoo.anomaly.prompts import clean_class_name, compose
-from anomalib_clipzoo.clip import TextTower, VisionFeatures, VisionTower
+from anomalib_clipzoo.clip import Backbone, VisionFeatures, VisionTower
 from anomalib_clipzoo.clip.attention import residual_block, single_token_block
-from anomalib_clipzoo.clip.text import end_of_text
 
 PromptingType = Literal["SD", "S", "D"]
 PromptingBranch = Literal["VL", "V", "L", ""]
@@ -33,11 +30,22 @@ class HybridPrompts(nn.Module):
         depth: Number of layers J that are prompted.
         length: Number of tokens M.
         kind: "S" for static, "D" for dynamic, "SD" for hybrid prompts.
+        half: Whether prompts pass through half precision, as they do in the reference code on a GPU.
     """
 
-    def __init__(self, width: int, joint: int, *, depth: int, length: int, kind: PromptingType) -> None:
+    def __init__(
+        self,
+        width: int,
+        joint: int,
+        *,
+        depth: int,
+        length: int,
+        kind: PromptingType,
+        half: bool = False,
+    ) -> None:
         super().__init__()
         self.depth = depth
+        self.half_prompts = half
         static = [INITIAL_DEVIATION * torch.randn(length, width) for _ in range(depth if "S" in kind else 0)]
         self.static = nn.ParameterList(static)
         self.dynamic = nn.ModuleList(nn.Linear(joint, width) for _ in range(length if "D" in kind else 0))
@@ -51,11 +59,40 @@ class HybridPrompts(nn.Module):
         Returns:
             J prompts, each ``(B, M, D)``, or ``(1, M, D)`` where they are static.
         """
+        prompts = self._prompts(image_features)
+        return [prompt.half() for prompt in prompts] if self.half_prompts else prompts
+
+    def _prompts(self, image_features: torch.Tensor | None) -> list[torch.Tensor]:
         static = [prompt[None] for prompt in self.static]
         if image_features is None or not len(self.dynamic):
             return static
         dynamic = torch.stack([generate(image_features) for generate in self.dynamic], dim=1)
         return [prompt + dynamic for prompt in static] or [dynamic] * self.depth
+
+
+def check_prompting(backbone: Backbone, depth: int, length: int, branch: str, kind: str) -> None:
+    """Make sure that prompts fit both towers.
+
+    Raises:
+        ValueError: If branch or kind is unknown, or depth or length beyond the towers.
+    """
+    if branch not in {"VL", "V", "L", ""} or kind not in {"SD", "S", "D"}:
+        msg = (
+            f"prompting_branch must be 'VL', 'V', 'L' or '', not {branch!r}; "
+            f"prompting_type 'SD', 'S' or 'D', not {kind!r}."
+        )
+        raise ValueError(msg)
+    deepest = min(backbone.vision.depth, backbone.text.depth)
+    if not 1 <= depth <= deepest:
+        msg = (
+            f"prompting_depth {depth} must be within both towers, 1 to {deepest} for this backbone; "
+            "prompting_branch '' goes without prompts."
+        )
+        raise ValueError(msg)
+    longest = backbone.text.context_length - 1
+    if not 1 <= length <= longest:
+        msg = f"prompting_length {length} must be 1 to {longest}, what the text tower has room for."
+        raise ValueError(msg)
 
 
 @torch.no_grad()
@@ -104,96 +141,3 @@ def prompted_features(
         if index + 1 in layers:
             tapped.append(tokens[:, :length])
     return VisionFeatures(image=vision.project(tokens[:, 0]), tokens=tapped)
-
-
-class Sentences(NamedTuple):
-    """Sentences after the first text block, which no prompt reaches.
-
-    Attributes:
-        tokens: ``(..., T, L, D)``.
-        end: Position of the end of text, ``(..., T)``.
-    """
-
-    tokens: torch.Tensor
-    end: torch.Tensor
-
-
-class PromptEnsemble:
-    """The sentences that describe a class in its normal and abnormal states, embedded once per class.
-
-    Args:
-        normal_states: Normal states, each with one ``{}`` for the class name.
-        abnormal_states: Abnormal states.
-        templates: Sentences with one ``{}`` for the object in its state.
-
-    Raises:
-        ValueError: If a list is empty, or an entry has not exactly one ``{}``.
-    """
-
-    def __init__(self, normal_states: Sequence[str], abnormal_states: Sequence[str], templates: Sequence[str]) -> None:
-        self.states = (normal_states, abnormal_states)
-        self.templates = templates
-        self._embedded: dict[tuple[str, torch.device], Sentences] = {}
-        self.sizes = [len(compose(states, templates, "")) for states in self.states]
-
-    def write(self, class_name: str) -> list[str]:
-        """Write the sentences about a class, those of the normal states first."""
-        name = clean_class_name(class_name)
-        return [sentence for states in self.states for sentence in compose(states, self.templates, name)]
-
-    def embed(self, text: TextTower, class_name: str) -> Sentences:
-        """Return the sentences about a class as ``(T, L, D)``, L as long as the longest needs.
-
-        Raises:
-            ValueError: If a sentence is longer than the text tower's context.
-        """
-        key = (class_name, text.position.device)
-        if key not in self._embedded:
-            # Made outside inference mode even if that is on, since training may use them later.
-            with torch.inference_mode(mode=False), torch.no_grad():
-                ids = text.tokenize(self.write(class_name))
-                tokens = residual_block(text.blocks[0], text.embed(ids) + text.position[: ids.shape[1]], causal=True)
-                self._embedded[key] = Sentences(tokens, end_of_text(ids))
-        return self._embedded[key]
-
-    def embed_all(self, text: TextTower, names: Sequence[str], shortest: int) -> Sentences:
-        """Return the sentences about several classes as ``(C, T, L, D)``, L at least ``shortest``.
-
-        Positions after the end of text are without influence, and filled with zeros.
-        """
-        each = [self.embed(text, name) for name in names]
-        length = max(shortest, *(sentences.tokens.shape[1] for sentences in each))
-        tokens = [functional.pad(tokens, (0, 0, 0, length - tokens.shape[1])) for tokens, _ in each]
-        return Sentences(torch.stack(tokens), torch.stack([end for _, end in each]))
-
-
-def encode_sentences(
-    text: TextTower,
-    sentences: Sentences,
-    prompts: Sequence[torch.Tensor],
-    sizes: Sequence[int],
-) -> torch.Tensor:
-    """Encode all sentences of all images in one pass through the frozen text tower.
-
-    From the second layer on, a layer's prompt takes the place of the words after the start of text, the same for all
-    sentences of an image. The end of text does not move.
-
-    Args:
-        text: The frozen text tower.
-        sentences: Sentences after the first block, ``(B, T, L, D)``.
-        prompts: Prompts of the first layers, each ``(B, M, D)`` or ``(1, M, D)``; the very first is never used.
-        sizes: Number of sentences for the normal and the abnormal state, T in all.
-
-    Returns:
-        Text features of (normal, abnormal), unit length, ``(B, 2, E)``.
-    """
-    images, count = sentences.end.shape
-    each = {
-        index: prompt.expand(images, -1, -1).repeat_interleave(count, dim=0)
-        for index, prompt in enumerate(prompts)
-        if index
-    }
-    features = text.project(text.run_blocks(sentences.tokens.flatten(0, 1), sentences.end.flatten(), each, first=1))
-    features = functional.normalize(features, dim=-1).unflatten(0, (images, count))
-    states = [state.mean(dim=1) for state in features.split(list(sizes), dim=1)]
-    return functional.normalize(torch.stack(states, dim=1), dim=-1)

@@ -8,14 +8,14 @@ from typing import Literal, get_args
 
 import torch
 from torch import nn
-from torch.nn import functional
 
+from anomalib_clipzoo.anomaly.prompts import average_states
 from anomalib_clipzoo.clip import TextTower
 from anomalib_clipzoo.clip.text import END_OF_TEXT, START_OF_TEXT, encode, end_of_text
 
 CONTEXT_WORD = "X"  # holds the place of a learned word
-NORMAL_STATES = ("{}",)
-ABNORMAL_STATES = ("damaged {}",)
+NORMAL_WORDS = ("{}",)
+ABNORMAL_WORDS = ("damaged {}",)
 CLASS_NAME = "object"
 N_CTX = 12
 DEPTH = 9
@@ -55,8 +55,8 @@ class ObjectAgnosticPrompts(nn.Module):
         self,
         text: TextTower,
         *,
-        normal_states: Sequence[str] = NORMAL_STATES,
-        abnormal_states: Sequence[str] = ABNORMAL_STATES,
+        normal_states: Sequence[str] = NORMAL_WORDS,
+        abnormal_states: Sequence[str] = ABNORMAL_WORDS,
         class_name: str = CLASS_NAME,
         n_ctx: int = N_CTX,
         depth: int = DEPTH,
@@ -125,8 +125,7 @@ class ObjectAgnosticPrompts(nn.Module):
 
     def forward(self, text: TextTower, image_features: torch.Tensor | None = None) -> torch.Tensor:
         """Average the prompts of a kind: text features of (normal, abnormal), unit length, ``(B, 2, E)``."""
-        kinds = functional.normalize(self.encode(text, image_features), dim=-1).split(self.states, dim=1)
-        return functional.normalize(torch.stack([kind.mean(dim=1) for kind in kinds], dim=1), dim=-1)
+        return average_states(self.encode(text, image_features), self.states)
 
 
 def _learned(*shape: int) -> nn.Parameter:

@@ -13,18 +13,19 @@ from typing import NamedTuple
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
-from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, upsample
+from anomalib_clipzoo.anomaly.precision import compare, unit
+from anomalib_clipzoo.anomaly.text_cache import TextCache
 from anomalib_clipzoo.clip import Backbone
 
 from .dual_path import DualPath, LocalAttention
 from .prompting import (
-    ABNORMAL_STATES,
+    ABNORMAL_WORDS,
     CLASS_NAME,
     DEPTH,
     N_CTX,
-    NORMAL_STATES,
+    NORMAL_WORDS,
     T_N_CTX,
     ImageToken,
     ObjectAgnosticPrompts,
@@ -83,9 +84,6 @@ class AnomalyClipModel(nn.Module):
         ValueError: If layers or prompts do not fit the backbone.
     """
 
-    text_features: torch.Tensor
-    encoded_prompts: torch.Tensor
-
     def __init__(
         self,
         backbone: Backbone,
@@ -93,8 +91,8 @@ class AnomalyClipModel(nn.Module):
         layers: Sequence[int] | None = None,
         dpam_layer: int | None = None,
         local_attention: LocalAttention = "vv",
-        normal_states: Sequence[str] = NORMAL_STATES,
-        abnormal_states: Sequence[str] = ABNORMAL_STATES,
+        normal_states: Sequence[str] = NORMAL_WORDS,
+        abnormal_states: Sequence[str] = ABNORMAL_WORDS,
         class_name: str = CLASS_NAME,
         n_ctx: int = N_CTX,
         depth: int = DEPTH,
@@ -120,9 +118,7 @@ class AnomalyClipModel(nn.Module):
         )
         height = vision.image_size[0]
         self.smoothing = GaussianSmoothing(vision.image_size, SIGMA * height / PAPER_SIZE if sigma is None else sigma)
-        self.register_buffer("text_features", torch.empty(2, backbone.embed_dim), persistent=False)
-        self.register_buffer("encoded_prompts", torch.empty(0), persistent=False)
-        self.register_load_state_dict_post_hook(_forget_text_features)
+        self._texts = TextCache()
 
     def encode_text(self) -> torch.Tensor:
         """Text features of (normal, abnormal) for any image, unit length, ``(2, E)``."""
@@ -133,18 +129,18 @@ class AnomalyClipModel(nn.Module):
         vision = self.backbone.vision
         class_token, local = self.dual_path(vision, images)
         # As in the reference code, the image feature goes without CLIP's last LayerNorm, patches do not.
-        return ImageFeatures(functional.normalize(class_token @ vision.projection, dim=-1), self.project_patches(local))
+        return ImageFeatures(unit(class_token @ vision.projection), self.project_patches(local))
 
     def project_patches(self, local: Sequence[torch.Tensor]) -> torch.Tensor:
         """Bring each layer's local stream ``(B, 1 + N, D)`` to the text: unit length, ``(K, B, N, E)``."""
         projected = [self.backbone.vision.project(layer[:, 1:]) for layer in local]
-        return functional.normalize(torch.stack(projected), dim=-1)
+        return unit(torch.stack(projected))
 
     def compare(self, features: ImageFeatures, text_features: torch.Tensor) -> Similarities:
         """Compare images and their patches with text features, ``(2, E)`` or one pair for each image ``(B, 2, E)``."""
-        to_text = text_features.transpose(-2, -1) / TEMPERATURE
-        patches = abnormal_logit(features.patches @ to_text)
-        image = self.image_embedding(features, patches)[:, None] @ to_text
+        text_features = text_features / TEMPERATURE
+        patches = abnormal_logit(compare(features.patches, text_features))
+        image = compare(self.image_embedding(features, patches)[:, None], text_features)
         return Similarities(image[:, 0], patches)
 
     def image_embedding(self, features: ImageFeatures, patches: torch.Tensor) -> torch.Tensor:
@@ -183,35 +179,7 @@ class AnomalyClipModel(nn.Module):
     def text_features_for(self, features: ImageFeatures) -> torch.Tensor:
         """Text features that images are compared with: the same for all, ``(2, E)``."""
         del features
-        return self._current_text_features()
-
-    def train(self, mode: bool = True) -> "AnomalyClipModel":
-        """Switch between training and evaluation, for which texts are encoded at once: the model may be exported."""
-        super().train(mode)
-        if not mode:
-            self._refresh_text_features()
-        return self
-
-    def _current_text_features(self) -> torch.Tensor:
-        """Text features of the prompts as they are now, encoded anew only where these have changed.
-
-        Exported graphs hold the features as a constant, without the text tower.
-        """
         if self.training:
             return self.encode_text()
-        if not torch.compiler.is_compiling():
-            self._refresh_text_features()
-        return self.text_features
-
-    @torch.inference_mode(mode=False)
-    @torch.no_grad()
-    def _refresh_text_features(self) -> None:
-        prompts = nn.utils.parameters_to_vector(self.prompts.parameters())
-        if not torch.equal(prompts, self.encoded_prompts):
-            self.encoded_prompts = prompts
-            self.text_features = self.encode_text()
-
-
-def _forget_text_features(model: AnomalyClipModel, _incompatible_keys: object) -> None:
-    """Have the texts encoded anew after loading: the frozen CLIP may be another one."""
-    model.encoded_prompts = model.encoded_prompts.new_empty(0)
+        (text,) = self._texts.lookup([None], [self.backbone.text, self.prompts], lambda _: [self.encode_text()])
+        return text

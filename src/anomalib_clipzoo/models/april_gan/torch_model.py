@@ -13,18 +13,20 @@ from typing import NamedTuple
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
-from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, upsample
+from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.projections import PatchProjections
 from anomalib_clipzoo.anomaly.prompts import (
     ADACLIP_ABNORMAL_STATES,
     APRIL_GAN_TEMPLATES,
     DEFAULT_CLASS_NAME,
     NORMAL_STATES,
+    average_states,
     compose,
 )
 from anomalib_clipzoo.anomaly.references import Reference, ReferenceMemory
+from anomalib_clipzoo.anomaly.text_cache import TextCache
 from anomalib_clipzoo.clip import Backbone
 
 LOGIT_SCALE = 100.0  # a constant: CLIP's own learned scale is not used
@@ -91,7 +93,7 @@ class AprilGanModel(nn.Module):
         patches = (vision.grid[0] * vision.grid[1], vision.width)
         self.references = ReferenceMemory({_kind(layer): patches for layer in self.few_shot_layers})
         self.smoothing = GaussianSmoothing(vision.image_size, sigma) if sigma else nn.Identity()
-        self._text_features: dict[str, torch.Tensor] = {}
+        self._texts = TextCache()
 
     # ---- text ----
 
@@ -113,18 +115,15 @@ class AprilGanModel(nn.Module):
         """Text features of (normal, abnormal) of a class, unit length, ``(2, E)``: each the mean of its sentences."""
         text, sides = self.backbone.text, self.sentences(class_name)
         ids = text.tokenize([sentence for side in sides for sentence in side])
-        features = functional.normalize(torch.cat([text(part) for part in ids.split(SENTENCE_BATCH)]), dim=-1)
-        means = [side.mean(dim=0) for side in features.split([len(side) for side in sides])]
-        return functional.normalize(torch.stack(means), dim=-1)
+        features = torch.cat([text(part) for part in ids.split(SENTENCE_BATCH)])
+        return average_states(features, [len(side) for side in sides])
 
     def text_features(self, class_names: Sequence[str]) -> torch.Tensor:
         """Return the text features of several classes, ``(C, 2, E)``; each is encoded once and kept."""
-        for name in class_names:
-            if name not in self._text_features:
-                with torch.inference_mode(mode=False), torch.no_grad():
-                    self._text_features[name] = self.encode_text(name)
-        device = self.backbone.text.position.device  # which may have changed since
-        return torch.stack([self._text_features[name].to(device) for name in class_names])
+        encode = self.encode_text
+        return torch.stack(
+            self._texts.lookup(class_names, [self.backbone.text], lambda names: [encode(name) for name in names])
+        )
 
     # ---- images ----
 
@@ -137,7 +136,7 @@ class AprilGanModel(nn.Module):
     def logits(self, features: Features, text_features: torch.Tensor) -> torch.Tensor:
         """Compare each layer's projected patches with text ``(B or 1, 2, E)``: logits of an anomaly, ``(K, B, N)``."""
         projected = self.patch_projections(features.patches[layer] for layer in self.layers)
-        return abnormal_logit(LOGIT_SCALE * projected @ text_features.transpose(-2, -1))
+        return abnormal_logit(compare(LOGIT_SCALE * projected, text_features))
 
     def layer_maps(self, images: torch.Tensor, class_names: Sequence[str] = (DEFAULT_CLASS_NAME,)) -> torch.Tensor:
         """Compute what training compares with the truth.
@@ -206,7 +205,7 @@ class AprilGanModel(nn.Module):
         few_shot = len(self.references) > 0
         features = self.image_features(images, (*self.layers, *self.few_shot_layers) if few_shot else self.layers)
         text = self.text_features(class_names)
-        image = functional.normalize(features.image, dim=-1)[:, None] @ text.transpose(-2, -1)
+        image = compare(unit(features.image)[:, None], text)
         score = (LOGIT_SCALE * abnormal_logit(image))[:, 0].sigmoid()
         maps = self._probabilities(self.logits(features, text)).mean(dim=0)
         if few_shot:

@@ -198,6 +198,12 @@ class ClipZooModule(_Module):
     def forward(self, batch: torch.Tensor, *args: Any, **kwargs: Any) -> InferenceBatch:
         """Pre-process images ``(B, 3, H, W)``, 0..1, detect anomalies, post-process scores and maps."""
         del args, kwargs
+        if torch.compiler.is_compiling():
+            return self._detect(batch)
+        with torch.no_grad():
+            return self._detect(batch)
+
+    def _detect(self, batch: torch.Tensor) -> InferenceBatch:
         images = self.pre_processor(batch) if self.pre_processor else batch
         predictions = self.model(images, **self.context([self.category]))
         return self.post_processor(predictions) if self.post_processor else predictions

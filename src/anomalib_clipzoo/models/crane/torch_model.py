@@ -13,14 +13,15 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
+from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.clip import Backbone
 from anomalib_clipzoo.models.anomaly_clip.dual_path import LocalAttention
 from anomalib_clipzoo.models.anomaly_clip.prompting import (
-    ABNORMAL_STATES,
+    ABNORMAL_WORDS,
     CLASS_NAME,
     DEPTH,
     N_CTX,
-    NORMAL_STATES,
+    NORMAL_WORDS,
     T_N_CTX,
     ImageToken,
 )
@@ -71,8 +72,8 @@ class CraneModel(AnomalyClipModel):
         layers: Sequence[int] | None = None,
         dpam_layer: int | None = None,
         local_attention: LocalAttention = "qq+kk+vv",
-        normal_states: Sequence[str] = NORMAL_STATES,
-        abnormal_states: Sequence[str] = ABNORMAL_STATES,
+        normal_states: Sequence[str] = NORMAL_WORDS,
+        abnormal_states: Sequence[str] = ABNORMAL_WORDS,
         class_name: str = CLASS_NAME,
         n_ctx: int = N_CTX,
         depth: int = DEPTH,
@@ -109,7 +110,7 @@ class CraneModel(AnomalyClipModel):
         """Run both streams of the image tower on images ``(B, 3, H, W)``; the image feature is CLIP's own."""
         vision = self.backbone.vision
         class_token, local = self.dual_path(vision, images)
-        return ImageFeatures(functional.normalize(vision.project(class_token), dim=-1), self.project_patches(local))
+        return ImageFeatures(unit(vision.project(class_token)), self.project_patches(local))
 
     def encode_text_for(self, features: ImageFeatures) -> torch.Tensor:
         """Text features of (normal, abnormal) from prompts that see each image, unit length, ``(B, 2, E)``."""
@@ -130,15 +131,15 @@ class CraneModel(AnomalyClipModel):
             Unit length, ``(B, E)``.
         """
         weights = patches.mean(dim=0).sigmoid()
-        pooled = weights[:, None] @ features.patches.mean(dim=0)
-        return functional.normalize(pooled[:, 0], dim=-1)
+        pooled = compare(weights[:, None], features.patches.mean(dim=0).transpose(1, 2))
+        return unit(pooled[:, 0])
 
     def image_embedding(self, features: ImageFeatures, patches: torch.Tensor) -> torch.Tensor:
         """Return what stands for each image, unit length ``(B, E)``: its feature, mixed with its pooled patches."""
         if not self.scorebase_pooling:
             return features.image
         mixed = POOLED_SHARE * self.pool(features, patches) + (1 - POOLED_SHARE) * features.image
-        return functional.normalize(mixed, dim=-1)
+        return unit(mixed)
 
     def layer_maps(self, patches: torch.Tensor) -> torch.Tensor:
         """Bring logits of patches ``(K, B, N)`` to probabilities at the image's resolution, as training compares them.

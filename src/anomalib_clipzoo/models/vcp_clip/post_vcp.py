@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from anomalib_clipzoo.anomaly.precision import compare, like_weights, unit
+
 HEADS = 8
 TEMPERATURE = 0.07  # initial; learned as the logarithm of its inverse
 
@@ -49,16 +51,16 @@ class PostVcp(nn.Module):
             Adapted text features, unit length, ``(K, B, 2, D)``.
         """
         layers, patches = len(dense), dense.flatten(0, 1)  # one batch axis: exporters know attention on four axes alone
-        query = _heads(self.query(text_features).expand(layers, -1, -1, -1).flatten(0, 1))
-        key, value = _heads(self.key(patches)), _heads(self.value(patches))
+        query = _heads(like_weights(self.query, text_features).expand(layers, -1, -1, -1).flatten(0, 1))
+        key, value = _heads(like_weights(self.key, patches)), _heads(like_weights(self.value, patches))
         attended = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
-        adapted = functional.normalize(self.output(attended.transpose(1, 2).flatten(2)), dim=-1)
+        adapted = unit(self.output(attended.transpose(1, 2).flatten(2)))
         return adapted.unflatten(0, (layers, -1))
 
     def forward(self, text_features: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
         """Compare patches with the adapted text: logits of (normal, abnormal), ``(K, B, N, 2)``."""
         adapted = self.adapt(text_features, dense)
-        return self.temperature.exp() * dense @ adapted.transpose(-2, -1)
+        return compare(self.temperature.float().exp() * dense, adapted)
 
 
 def _heads(tokens: torch.Tensor) -> torch.Tensor:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional
 
+from anomalib_clipzoo.anomaly.prompts import average_states
 from anomalib_clipzoo.clip import TextTower
 from anomalib_clipzoo.clip.text import END_OF_TEXT, START_OF_TEXT, encode
 
@@ -64,7 +64,7 @@ class DeepTextPrompts(nn.Module):
         return [self.dropout(prompt.expand(sequences, -1, -1)) for prompt in projected]
 
 
-class Sentences(nn.Module):
+class GappedSentences(nn.Module):
     """Sentences with a gap for the visual context, embedded once.
 
     Args:
@@ -136,9 +136,9 @@ class Sentences(nn.Module):
         return self.frozen + torch.einsum("tlr,brd->btld", self.gap, context)
 
 
-def encode_sentences(
+def encode_gapped(
     text: TextTower,
-    sentences: Sentences,
+    sentences: GappedSentences,
     context: torch.Tensor,
     deep_prompts: DeepTextPrompts | None,
 ) -> torch.Tensor:
@@ -163,6 +163,4 @@ def encode_sentences(
         tokens = torch.cat([tokens[:, :1], first, tokens[:, 1:]], dim=1)
         tokens = text.run_blocks(tokens, end + first.shape[1], dict(enumerate(deep, start=1)))
         tokens = deep_prompts.norm(tokens)
-    features = functional.normalize(text.project(tokens), dim=-1).unflatten(0, (images, count))
-    states = [state.mean(dim=1) for state in features.split(list(sentences.states), dim=1)]
-    return functional.normalize(torch.stack(states, dim=1), dim=-1)
+    return average_states(text.project(tokens).unflatten(0, (images, count)), sentences.states)

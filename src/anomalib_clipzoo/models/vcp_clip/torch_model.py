@@ -13,14 +13,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
-from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, top_mean, upsample
+from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.projections import PatchProjections
 from anomalib_clipzoo.clip import Backbone
 
 from .post_vcp import PostVcp, inverse_temperature
-from .prompting import DeepTextPrompts, PreVcp, Sentences, encode_sentences
+from .prompting import DeepTextPrompts, GappedSentences, PreVcp, encode_gapped
 
 NORMAL_PROMPTS = ("a photo of a good {}",)
 ABNORMAL_PROMPTS = ("a photo of a damaged {}",)
@@ -91,8 +91,8 @@ class VcpClipModel(nn.Module):
         self.pre_vcp = PreVcp(text.width, prompt_len, use_global)
         self.deep_prompts = DeepTextPrompts(text.width, text.depth, deep_prompt_len) if deep_prompt_len else None
         lengths = {"prompt_len": prompt_len, "deep_prompt_len": deep_prompt_len}
-        self.sentences = Sentences(text, normal_prompts, abnormal_prompts, **lengths)
-        self.test_sentences = Sentences(
+        self.sentences = GappedSentences(text, normal_prompts, abnormal_prompts, **lengths)
+        self.test_sentences = GappedSentences(
             text, test_normal_prompts or normal_prompts, test_abnormal_prompts or abnormal_prompts, **lengths
         )
         with_base, with_post = branch != "post", branch != "base"
@@ -110,15 +110,15 @@ class VcpClipModel(nn.Module):
         """Text features of (normal, abnormal) for each image, unit length: ``(B, E)`` to ``(B, 2, E)``."""
         context = self.pre_vcp(image_features)
         sentences = self.sentences if self.training else self.test_sentences
-        return encode_sentences(self.backbone.text, sentences, context, self.deep_prompts)
+        return encode_gapped(self.backbone.text, sentences, context, self.deep_prompts)
 
     def base_logits(self, patches: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """Base branch: project each layer's patches ``(K, B, N, D)``, compare with text: ``(K, B, N, 2)``."""
-        return self.temperature.exp() * self.patch_projections(patches) @ text_features.transpose(-2, -1)
+        return compare(self.temperature.float().exp() * self.patch_projections(patches), text_features)
 
     def post_logits(self, patches: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """Post-VCP branch: let text see the patches ``(K, B, N, D)``, compare both: ``(K, B, N, 2)``."""
-        return self.post_vcp(text_features, functional.normalize(patches, dim=-1))
+        return self.post_vcp(text_features, unit(patches))
 
     def layer_maps(self, images: torch.Tensor) -> LayerMaps:
         """Compute the anomaly probability of every layer and branch.

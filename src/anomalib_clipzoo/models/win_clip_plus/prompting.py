@@ -6,8 +6,8 @@
 from collections.abc import Sequence
 
 import torch
-from torch.nn import functional
 
+from anomalib_clipzoo.anomaly.precision import unit
 from anomalib_clipzoo.anomaly.prompts import WINCLIP_TEMPLATES, compose
 from anomalib_clipzoo.clip import TextTower
 
@@ -58,9 +58,7 @@ class PromptEnsemble:
 
         The sentences' features are averaged as they are, then normalised.
         """
-        return torch.stack(
-            [functional.normalize(self._mean(text, side), dim=-1) for side in self.sentences(class_name)]
-        )
+        return torch.stack([unit(self._mean(text, side)) for side in self.sentences(class_name)])
 
     @staticmethod
     def _mean(text: TextTower, sentences: Sequence[str]) -> torch.Tensor:

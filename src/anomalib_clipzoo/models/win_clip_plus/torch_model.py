@@ -13,11 +13,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
-from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.maps import abnormal_logit, upsample
+from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.prompts import DEFAULT_CLASS_NAME
 from anomalib_clipzoo.anomaly.references import Reference, ReferenceMemory
+from anomalib_clipzoo.anomaly.text_cache import TextCache
 from anomalib_clipzoo.clip import Backbone
 
 from .prompting import PromptEnsemble
@@ -92,7 +93,7 @@ class WinClipPlusModel(nn.Module):
         if variant.patch_term != "none":
             shapes[PATCHES] = (grid[0] * grid[1], backbone.vision.width)
         self.references = ReferenceMemory(shapes)
-        self._text_features: dict[str, torch.Tensor] = {}
+        self.texts = TextCache()
 
     def encode(self, images: torch.Tensor, *, with_patches: bool) -> Features:
         """Encode images and all their windows (paper, section 4.2).
@@ -126,16 +127,13 @@ class WinClipPlusModel(nn.Module):
 
     def text_features(self, names: Sequence[str]) -> torch.Tensor:
         """Return the unit text vectors (normal, abnormal) of classes, ``(C, 2, E)``; each is encoded once and kept."""
-        for name in names:
-            if name not in self._text_features:
-                with torch.inference_mode(mode=False), torch.no_grad():
-                    self._text_features[name] = self.prompts.encode(self.backbone.text, name)
-        device = self.backbone.text.position.device  # which may have changed since
-        return torch.stack([self._text_features[name].to(device) for name in names])
+        text = self.backbone.text
+        encode = self.prompts.encode
+        return torch.stack(self.texts.lookup(names, [text], lambda unknown: [encode(text, name) for name in unknown]))
 
     def probabilities(self, features: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Probability of the abnormal side for features ``(B, W, E)`` against text ``(B or 1, 2, E)``: ``(B, W)``."""
-        cosines = functional.normalize(features, dim=-1) @ text.to(features).transpose(-2, -1)
+        cosines = compare(unit(features), text)
         return (abnormal_logit(cosines) / self.variant.temperature).sigmoid()
 
     def text_map(self, windows: Sequence[torch.Tensor], image: torch.Tensor) -> torch.Tensor:

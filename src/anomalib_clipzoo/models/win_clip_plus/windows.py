@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from anomalib_clipzoo.anomaly.precision import FullPrecisionBuffers, full_precision
 from anomalib_clipzoo.clip import VisionTower
 from anomalib_clipzoo.clip.attention import attend, feed_forward, project_qkv, residual_block, single_token_block
 
@@ -70,7 +71,7 @@ def _starts(length: int, scale: int, stride: int) -> torch.Tensor:
     return torch.tensor(sorted({*range(0, last + 1, stride), last}))
 
 
-class WindowPooling(nn.Module):
+class WindowPooling(FullPrecisionBuffers):
     """From values per window to values per patch: the mean over the windows that cover it.
 
     Args:
@@ -85,15 +86,18 @@ class WindowPooling(nn.Module):
         covers = torch.zeros(len(patches), count).scatter_(1, patches, 1.0)
         self.register_buffer("share", covers / covers.sum(dim=0), persistent=False)
 
+    @full_precision
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Arithmetic mean, ``(B, W)`` to ``(B, N)``."""
-        return values @ self.share.to(values.dtype)
+        return values @ self.share
 
+    @full_precision
     def harmonic_mean(self, values: torch.Tensor) -> torch.Tensor:
         """Harmonic mean of values from 0, ``(B, W)`` to ``(B, N)``; a window of 0 makes it 0 (paper, section 4.2)."""
         return 1 / self.mean(1 / values.clamp(min=SMALLEST))
 
 
+@full_precision
 def harmonic_mean(values: torch.Tensor) -> torch.Tensor:
     """Harmonic mean over the first axis of values from 0; one 0 makes it 0."""
     return 1 / (1 / values.clamp(min=SMALLEST)).mean(dim=0)

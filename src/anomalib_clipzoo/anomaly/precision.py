@@ -1,0 +1,66 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Where half precision ends: similarities, probabilities, maps and scores are in full precision, whatever is around.
+
+Towers and projections may run in bfloat16 or float16, by autocast or as they are. What compares their features, and
+all that follows, may not: a temperature turns the last bit of a cosine into a visible step of the map, and the
+epsilons of harmonic means are zero in half precision.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+Result = TypeVar("Result")
+
+
+def full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Run a function in single precision: its tensors are cast, and autocast is off inside."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Result:
+        cast = [_to_single(value) for value in args]
+        named = {name: _to_single(value) for name, value in kwargs.items()}
+        device = next(value.device.type for value in (*cast, *named.values()) if isinstance(value, torch.Tensor))
+        if not torch.is_autocast_enabled(device):  # exported graphs know no context of their own
+            return function(*cast, **named)
+        with torch.autocast(device, enabled=False):
+            return function(*cast, **named)
+
+    return run
+
+
+def _to_single(value: Any) -> Any:
+    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def unit(features: torch.Tensor) -> torch.Tensor:
+    """Bring features ``(..., D)`` to unit length, in single precision."""
+    return functional.normalize(features.float(), dim=-1)
+
+
+@full_precision
+def compare(features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
+    """Compare features ``(..., N, E)`` with text features ``(..., S, E)``: inner products ``(..., N, S)``."""
+    return features @ text_features.transpose(-2, -1)
+
+
+def like_weights(layer: nn.Linear, features: torch.Tensor) -> torch.Tensor:
+    """Run a linear layer in its own precision on features in single precision."""
+    return layer(features.to(layer.weight.dtype))
+
+
+class FullPrecisionBuffers(nn.Module):
+    """A module without parameters whose buffers follow the model from device to device, not to half precision."""
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
+        exact = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            setattr(self, name, buffer.to(self.get_buffer(name).device))
+        return self
