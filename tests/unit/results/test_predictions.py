@@ -131,12 +131,19 @@ def test_a_test_has_true_labels_and_the_category(tmp_path, capsys):
 def test_the_end_says_how_many_at_which_threshold_and_which(images, tmp_path, capsys):
     write_image(images / "[bold]7[/bold].png", 0.8)
     post_processor = fitted(_image_threshold=0.35)
-    post_processor.provenance = "1200 normal images of drills"
+    post_processor.provenance = {
+        "method": "false alarm rate",
+        "false_alarm_rate": 0.01,
+        "normal_images": 1200,
+        "anomalous_images": 0,
+        "categories": ["drill"],
+        "date": "2026-11-24T09:53:45+00:00",
+    }
     predict(images, tmp_path / "results", Brightness(visualizer=False, post_processor=post_processor), worst=2)
     text = capsys.readouterr().out
     flat = " ".join(text.split())
     assert "3 of 5 images are anomalous: their score is above 0.500." in flat
-    assert "raw score 0.35, 1200 normal images of drills" in flat
+    assert "raw score 0.35, false alarm rate of 0.01 on 1200 normal images of drill, 2026-11-24." in flat
     assert "[bold]7[/bold].png" in text.replace("\n", "")
     assert text.index("3.png") < text.index("[bold]7")
     assert "2.png" not in text
