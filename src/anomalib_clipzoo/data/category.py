@@ -5,14 +5,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
+import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataset, Batch, ImageBatch, ImageItem, NumpyImageBatch, NumpyImageItem
+from anomalib.data.utils import LabelName
 from torchvision.transforms.v2 import Transform
+from torchvision.tv_tensors import Mask
+
+from anomalib_clipzoo.data.checks import mask_paths
 
 
 @dataclass
@@ -50,8 +56,8 @@ class CategoryBatch(ImageBatch):
     def collate(cls, items: list[CategoryItem]) -> CategoryBatch:  # type: ignore[override]
         """Stack items to a batch; images of several sizes are brought to the largest one, as anomalib does.
 
-        Annotations that some of the items lack (masks, where categories with and without masks meet) are left out
-        of the batch: a tensor cannot have holes.
+        Annotations that some of the items lack are left out of the batch: a tensor cannot have holes. The datamodules'
+        loaders keep such items apart, see :class:`~anomalib_clipzoo.data.alike.AlikeBatches`.
 
         Args:
             items: What the dataset returned, one per image.
@@ -128,14 +134,21 @@ class CategoryDataset(AnomalibDataset):
             index: Its row in ``samples``.
 
         Returns:
-            Image ``(3, H, W)`` in 0..1, mask ``(H, W)``, label, paths and category.
+            Image ``(3, H, W)`` in 0..1, mask ``(H, W)``, label, paths and category. Where any of the datasets has
+            masks, normal images of the others have an empty one.
         """
         sample = self.samples.iloc[index]
-        item = self.datasets[sample["dataset"]][sample["row"]]
-        if isinstance(item, CategoryItem):
-            return item
-        values = {field.name: getattr(item, field.name) for field in fields(item)}
-        return CategoryItem(**values, category=self.categories[sample["dataset"]])
+        dataset = self.datasets[sample["dataset"]]
+        if isinstance(dataset, CategoryDataset):
+            item: Any = dataset[sample["row"]]
+        else:
+            lacks_mask = sample["label_index"] == LabelName.ABNORMAL and not mask_paths(sample["mask_path"])
+            item = (_without_masks(dataset) if lacks_mask else dataset)[sample["row"]]
+            values = {field.name: getattr(item, field.name) for field in fields(item)}
+            item = CategoryItem(**values, category=self.categories[sample["dataset"]])
+        if item.gt_mask is None and self.task == TaskType.SEGMENTATION and sample["label_index"] == LabelName.NORMAL:
+            item.gt_mask = Mask(torch.zeros(item.image.shape[-2:], dtype=torch.uint8))
+        return item
 
     def __add__(self, other_dataset: AnomalibDataset) -> CategoryDataset:  # type: ignore[override]
         """Put another dataset behind this one; its items keep their category."""
@@ -145,3 +158,11 @@ class CategoryDataset(AnomalibDataset):
     def collate_fn(self) -> Callable:
         """What stacks this dataset's items to a :class:`CategoryBatch`."""
         return CategoryBatch.collate
+
+
+def _without_masks(dataset: AnomalibDataset) -> AnomalibDataset:
+    """View of a dataset that reads no masks: anomalib takes it that a dataset has the masks of all or of none."""
+    view = copy.copy(dataset)
+    view._samples = dataset.samples.copy(deep=False)
+    view._samples.attrs = {**dataset.samples.attrs, "task": TaskType.CLASSIFICATION.value}
+    return view

@@ -14,6 +14,7 @@ from anomalib.data.utils import LabelName, ValSplitMode
 from jsonargparse import Namespace
 from torchvision.transforms.v2 import Transform
 
+from anomalib_clipzoo.data.alike import warn_of_missing_masks
 from anomalib_clipzoo.data.category import CategoryDataset
 from anomalib_clipzoo.data.checks import check_annotations, check_disjoint, check_files
 from anomalib_clipzoo.data.mosaic import MosaicDataset, MosaicOf
@@ -144,6 +145,7 @@ class CrossDataset(NestedDataModule):
         self.test_data = CategoryDataset([self.target.test_data], [_shown_by(self.target)])
         check_files(annotated.samples)
         check_files(self.test_data.samples)
+        warn_of_missing_masks(self.test_data)
         if not self.allow_overlap:
             check_disjoint(annotated.samples["image_path"], self._target_images())
         self._split(annotated)

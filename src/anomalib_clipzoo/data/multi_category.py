@@ -13,9 +13,16 @@ from pathlib import Path
 
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 
+from anomalib_clipzoo.data.alike import warn_of_missing_masks
 from anomalib_clipzoo.data.category import CategoryDataset
 from anomalib_clipzoo.data.checks import check_files
-from anomalib_clipzoo.data.nested import SUBSETS, NestedDataModule, as_datamodule, fresh_copy, set_up
+from anomalib_clipzoo.data.nested import (
+    SUBSETS,
+    NestedDataModule,
+    as_datamodule,
+    fresh_copy,
+    set_up,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +108,8 @@ class MultiCategory(NestedDataModule):
                 if self.checks_files:
                     check_files(dataset.samples)
                 setattr(self, subset, dataset)
+        if self.checks_files:
+            warn_of_missing_masks(self.test_data)
 
 
 def choose_categories(datamodule: AnomalibDataModule, categories: Iterable[str] | str) -> list[str]:

@@ -14,8 +14,9 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import distributed
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from anomalib_clipzoo.data.alike import AlikeBatches, all_alike
 from anomalib_clipzoo.data.seeding import DEFAULT_SEED, training_loader
 
 SUBSETS = ("train_data", "val_data", "test_data")
@@ -126,11 +127,14 @@ class NestedDataModule(AnomalibDataModule):
         Lightning's own sampler repeats images until all processes have equally many, and metrics would count them
         twice.
         """
+        collate_fn = self.external_collate_fn or dataset.collate_fn
+        apart = not all_alike(dataset)
+        read: Dataset = AlikeBatches(dataset, self.eval_batch_size, collate_fn) if apart else dataset
         shared = distributed.is_available() and distributed.is_initialized()
         return DataLoader(
-            dataset,
-            batch_size=self.eval_batch_size,
-            sampler=UnrepeatedDistributedSampler(dataset, shuffle=False) if shared else None,
+            read,
+            batch_size=None if apart else self.eval_batch_size,
+            sampler=UnrepeatedDistributedSampler(read, shuffle=False) if shared else None,
             num_workers=self.num_workers,
-            collate_fn=self.external_collate_fn or dataset.collate_fn,
+            collate_fn=None if apart else collate_fn,
         )

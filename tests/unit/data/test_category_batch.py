@@ -58,6 +58,17 @@ def test_masks_that_some_items_lack_are_left_out():
     assert batch.gt_label.tolist() == [True, True]
 
 
+def test_normal_images_have_empty_masks_where_other_datasets_have_masks(dataset):
+    plain = dataset.datasets[1]
+    plain.samples["mask_path"] = ""
+    plain.samples.attrs["task"] = "classification"
+    both = CategoryDataset(dataset.datasets, ["bottle", "tile"])
+    for index, sample in both.samples.iterrows():
+        assert (both[index].gt_mask is None) == (sample["category"] == "tile" and sample["label_index"] == 1)
+    normal = both.subsample(both.samples.index[both.samples["label_index"] == 0].tolist())
+    assert not CategoryBatch.collate([normal[index] for index in range(len(normal))]).gt_mask.any()
+
+
 def test_category_survives_what_anomalib_does_with_a_batch():
     batch = CategoryBatch.collate([item("a"), item("b")])
     moved = move_data_to_device(batch, torch.device("cpu"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from anomalib import LearningType
+from anomalib import LearningType, TaskType
 from anomalib.cli import AnomalibCLI
 from anomalib.data import Folder, InferenceBatch, MVTecAD
 from anomalib.engine import Engine
@@ -120,6 +120,33 @@ def test_nobody_knows_the_category(target_root, tmp_path):
     datamodule = Folder("parts", wood / "train" / "good", abnormal_dir=wood / "test" / "spot", num_workers=0)
     (means,) = engine_in(tmp_path).test(model, datamodule=datamodule)
     assert model.evaluator.results == {"-": pytest.approx(means), "mean": pytest.approx(means)}
+
+
+class PartlyMasked(MVTecAD):
+    """Category wood has no masks."""
+
+    def _setup(self, _stage=None) -> None:
+        super()._setup(_stage)
+        if self.category == "wood":
+            self.test_data.samples["mask_path"] = ""
+            self.test_data.samples.attrs["task"] = TaskType.CLASSIFICATION.value
+
+
+def test_a_category_without_masks_is_left_out_of_pixel_metrics_alone(target_root, tmp_path):
+    def results(datamodule) -> dict:
+        model = Brightness(evaluator=PerCategoryEvaluator(), pre_processor=False, visualizer=False)
+        engine = engine_in(tmp_path)
+        engine.test(model, datamodule=datamodule)
+        predictions = engine.predict(model, datamodule=datamodule)
+        assert sum(map(len, predictions)) == len(datamodule.test_data)
+        return model.evaluator.results
+
+    partly = results(MultiCategory(PartlyMasked(target_root), eval_batch_size=5, num_workers=0))
+    whole = results(MultiCategory(MVTecAD(target_root), eval_batch_size=5, num_workers=0))
+    names = {name for name in whole["tile"] if "F1Score" not in name}  # thresholds come from validation
+    assert {name: partly["tile"][name] for name in names} == pytest.approx({n: whole["tile"][n] for n in names})
+    assert {name.split("_")[0] for name in partly["wood"]} == {"image"}
+    assert partly["mean"]["pixel_AUROC"] == partly["tile"]["pixel_AUROC"]
 
 
 def parsed(*arguments: str):

@@ -6,6 +6,8 @@
 import logging
 
 import pytest
+import torch
+from anomalib import TaskType
 from anomalib.data import BMAD, MPDD, VAD, AutoVI, BTech, Folder, MVTecAD, MVTecAD2, MVTecLOCO, RealIAD, Visa
 from anomalib.data.datasets.image import visa
 from anomalib.data.utils import ValSplitMode
@@ -161,3 +163,42 @@ def test_categories_of_anomalibs_datasets_are_known(cls):
 def test_name_is_a_folder_above_the_categories(auxiliary_root):
     assert MultiCategory(MVTecAD(auxiliary_root)).name == "auxiliary"
     assert MultiCategory(MVTecAD(auxiliary_root)).category == ""
+
+
+class PartlyMasked(MVTecAD):
+    """Category wood has no masks at all, one image of tile has lost its own."""
+
+    def _setup(self, _stage=None) -> None:
+        super()._setup(_stage)
+        samples = self.test_data.samples
+        if self.category == "wood":
+            samples["mask_path"] = ""
+            samples.attrs["task"] = TaskType.CLASSIFICATION.value
+        else:
+            samples.loc[samples.index[samples["label_index"] == 1][2], "mask_path"] = ""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_without_masks_cost_no_other_image_its_own(target_root, caplog, workers):
+    datamodule = MultiCategory(PartlyMasked(target_root), eval_batch_size=4, num_workers=workers)
+    datamodule.setup()
+    assert (
+        caplog.text.count("7 anomalous test images have no mask and count in no pixel metric: tile (1), wood (6)") == 1
+    )
+    batches = list(datamodule.test_dataloader())
+    assert [path for batch in batches for path in batch.image_path] == datamodule.test_data.samples[
+        "image_path"
+    ].tolist()
+    assert max(map(len, batches)) == 4
+    masked = [path for batch in batches if batch.gt_mask is not None for path in batch.image_path]
+    assert len(masked) == 24 - 7
+    assert all(batch.gt_label is not None for batch in batches)
+    for batch in batches:
+        assert batch.gt_mask is None or torch.equal(batch.gt_mask.flatten(1).any(dim=1), batch.gt_label.bool())
+
+
+def test_where_nothing_has_masks_nothing_is_told(target_root, caplog):
+    datamodule = MultiCategory(PartlyMasked(target_root), categories=["wood"], eval_batch_size=4, num_workers=0)
+    datamodule.setup()
+    assert "no mask" not in caplog.text
+    assert [batch.gt_mask for batch in datamodule.test_dataloader()] == [None] * 3
