@@ -3,7 +3,11 @@
 
 """AdaClip through the anomalib command."""
 
+import pytest
+
 from .commands import QuickstartCommands
+
+pytestmark = pytest.mark.slow
 
 
 class TestQuickstart(QuickstartCommands):

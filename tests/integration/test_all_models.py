@@ -3,7 +3,11 @@
 
 """Commands that need no trained model."""
 
+import pytest
+
 from .conftest import forked_anomalib
+
+pytestmark = pytest.mark.slow
 
 
 def test_without_annotated_anomalies_it_learns_on_synthetic_ones(workspace):

@@ -13,6 +13,8 @@ import torch
 from .commands import QuickstartCommands
 from .conftest import ANOMALIB, CONFIGS, NO_PICTURES, anomalib, environment, forked_anomalib
 
+pytestmark = pytest.mark.slow
+
 QUICKSTART = CONFIGS / "quickstart.yaml"
 SMALL = [
     *("--model", "VcpClip", "--model.backbone", "toy", "--model.visualizer", "false", "--data", "CrossDataset"),

@@ -18,6 +18,8 @@ from anomalib_clipzoo.models.win_clip_plus import WinClipPlus
 
 from .conftest import CONFIGS, NO_PICTURES, anomalib, forked_anomalib
 
+pytestmark = pytest.mark.slow
+
 ON_QUICKSTART_DATA = ("--config", CONFIGS / "quickstart.yaml", "--model", "WinClipPlus", *NO_PICTURES)
 TWO_CATEGORIES = ("screw", "tile")
 ON_TWO_CATEGORIES = (

@@ -454,6 +454,7 @@ def test_export_draws_its_references_from_a_folder(build, root, tmp_path):
         build(k_shot=2).to_torch(tmp_path)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_export_to_onnx(few_shot, tmp_path):
     import onnxruntime
@@ -469,6 +470,7 @@ def test_export_to_onnx(few_shot, tmp_path):
         close(torch.from_numpy(outputs["pred_score"]), expected.pred_score, atol=1e-3)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_export_to_openvino(few_shot, tmp_path):
     import openvino
