@@ -73,11 +73,19 @@ def test_heatmaps_that_were_apart_stay_where_they_were(names, unpatched, tmp_pat
     assert len(mended) == len(names)
 
 
-def test_what_anomalib_keeps_below_the_dataset_stays():
-    token = images._common_folder.set(Path("/data/MVTecAD/bottle/test"))
-    place = visualizer.generate_output_filename("/data/MVTecAD/bottle/test/bad/1.png", "out", "MVTecAD", mkdir=False)
+@pytest.mark.parametrize("image", ["/data/MVTecAD/bottle/test/bad/1.png", "/data/MVTecAD/bottle/1.png"])
+def test_what_anomalib_keeps_below_the_dataset_stays(image):
+    token = images._common_folder.set(Path("/data/MVTecAD/bottle"))
+    place = visualizer.generate_output_filename(image, "out", "mvtecad", mkdir=False)
     images._common_folder.reset(token)
-    assert place == Path("out/bottle/test/bad/1.png")
+    assert place == "out" / Path(image).relative_to("/data/MVTecAD")
+
+
+def test_two_datasets_of_one_name_are_kept_apart():
+    token = images._common_folder.set(Path("/data"))
+    place = visualizer.generate_output_filename("/data/new/MVTecAD/bad/1.png", "out", "MVTecAD", mkdir=False)
+    images._common_folder.reset(token)
+    assert place == Path("out/new/MVTecAD/bad/1.png")
 
 
 def test_common_folder():

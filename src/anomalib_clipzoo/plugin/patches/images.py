@@ -44,13 +44,12 @@ def keep_folders(generate: Callable[..., Path]) -> Callable[..., Path]:
         category: str | None = None,
         mkdir: bool = True,
     ) -> Path:
-        path = generate(input_path, output_path, dataset_name, category, mkdir=False)
-        common = _common_folder.get()
-        if common is not None and Path(input_path).is_relative_to(common):
-            kept = Path(input_path).relative_to(common).parts
-            below_the_dataset = path.relative_to(output_path).parts
-            if len(below_the_dataset) <= max(len(kept), 2):  # 2: the folder and the file
-                path = Path(output_path, *kept)
+        image, common = Path(input_path), _common_folder.get()
+        path = generate(image, output_path, dataset_name, category, mkdir=False)
+        if common is not None and image.is_relative_to(common):
+            kept = Path(output_path) / image.relative_to(common)
+            in_dataset = (dataset_name or "").lower() in map(str.lower, image.parts)
+            path = path if in_dataset and len(path.parts) >= len(kept.parts) else kept
         if mkdir:
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
