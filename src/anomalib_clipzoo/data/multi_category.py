@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from anomalib.data import AnomalibDataModule, AnomalibDataset
+from tqdm import tqdm
 
 from anomalib_clipzoo.data.alike import warn_of_missing_masks
 from anomalib_clipzoo.data.category import CategoryDataset
@@ -91,7 +92,8 @@ class MultiCategory(NestedDataModule):
 
     def prepare_data(self) -> None:
         """Let the datamodule of every category download or draw what it needs."""
-        for datamodule in self._datamodules():
+        title = f"Preparing {type(self.data).__name__}"
+        for datamodule in tqdm(self._datamodules(), title, leave=False, disable=None):  # no bar where nobody looks
             datamodule.prepare_data()
 
     def _setup(self, _stage: str | None = None) -> None:

@@ -5,9 +5,10 @@
 
 import hashlib
 import logging
+import shutil
 import tempfile
 import zlib
-from contextlib import suppress
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 from anomalib.data.datamodules.base.image import AnomalibDataModule
 from anomalib.data.datasets.image.mvtecad import MVTecADDataset
 from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
+from filelock import FileLock
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Transform
 
@@ -42,8 +44,14 @@ TEST_GOOD_IMAGES = 16
 TEST_DEFECT_IMAGES = 4
 """Test images of a category for each kind of defect."""
 
-VERSION_FILE = "drawn_by.txt"
-"""File in a category's folder that tells which state of the program drew it."""
+RECORD_FILE = "drawn_by.txt"
+"""File in a category's folder that tells which state of the program drew it, and every file's size."""
+
+LOCK_FILE = ".drawing.lock"
+"""File in the root that the process that draws holds locked."""
+
+LOCK_PATIENCE = 600.0
+"""Seconds that others wait for it; a category takes less than one."""
 
 
 def program_version() -> str:
@@ -61,7 +69,8 @@ def draw_category(folder: Path, category: str) -> None:
     draw_split(folder, category, "test", None, TEST_GOOD_IMAGES)
     for defect in DEFECTS:
         draw_split(folder, category, "test", defect, TEST_DEFECT_IMAGES)
-    (folder / VERSION_FILE).write_text(program_version())
+    sizes = [f"{path.stat().st_size} {path.relative_to(folder).as_posix()}" for path in sorted(folder.rglob("*.png"))]
+    (folder / RECORD_FILE).write_text("\n".join([program_version(), *sizes]))
 
 
 def draw_split(folder: Path, category: str, split: str, defect: str | None, count: int) -> None:
@@ -74,56 +83,80 @@ def draw_split(folder: Path, category: str, split: str, defect: str | None, coun
     key = zlib.crc32(f"{category}/{split}/{label}".encode())
     for index in range(count):
         image, mask = draw(category, defect, np.random.default_rng([key, index]))
-        cv2.imwrite(str(images / f"{index:03}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        write_image(images / f"{index:03}.png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         if defect:
-            cv2.imwrite(str(masks / f"{index:03}_mask.png"), mask.astype(np.uint8) * 255)
+            write_image(masks / f"{index:03}_mask.png", mask.astype(np.uint8) * 255)
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    """Write a PNG file; unlike with OpenCV's own writing, a full disk is an error."""
+    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
 
 
 def is_current(folder: Path) -> bool:
-    """Tell whether `folder` holds a category drawn by this very program.
+    """Tell whether `folder` holds a category drawn by this very program, with every file as it was written.
 
     Raises:
         FileExistsError: If `folder` holds something that no ToyAD drew; it is never touched.
     """
     try:
-        return (folder / VERSION_FILE).read_text() == program_version()
+        version, *sizes = (folder / RECORD_FILE).read_text(errors="replace").splitlines() or [""]
     except FileNotFoundError:
         if not folder.exists():
             return False
         msg = f"{folder} exists but was not drawn by ToyAD. Choose another root for ToyAD, or remove that folder."
         raise FileExistsError(msg) from None
+    if version != program_version() or not sizes:
+        return False
+    try:
+        return all((folder / name).stat().st_size == int(size) for size, name in (line.split(" ") for line in sizes))
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def ensure_category(root: Path, category: str) -> None:
     """Draw a category unless it is there.
 
     It is drawn in a temporary folder beside its place and moved there by one rename: a category is there whole or
-    not at all, also when several processes draw it at once (the first to finish wins).
+    not at all. One process draws at a time, so that what is left of temporary folders is that of killed ones.
 
     Raises:
         FileExistsError: If the category's folder holds something that no ToyAD drew.
+        OSError: If it cannot be written.
     """
     target = root / category
     if is_current(target):
         return
-    logger.info("Drawing the toy category %s into %s", category, root)
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=f".{category}-") as scratch:
-        fresh = Path(scratch) / "fresh"
-        draw_category(fresh, category)
-        move_into_place(fresh, target, Path(scratch) / "outdated")
-
-
-def move_into_place(fresh: Path, target: Path, outdated: Path) -> None:
-    """Rename `fresh` to `target`, and an outdated `target` to `outdated`; leave a current `target` as it is."""
-    if target.exists() and not is_current(target):
-        with suppress(FileNotFoundError):  # another process was faster
-            target.rename(outdated)
+    announce(root)
     try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / LOCK_FILE, timeout=LOCK_PATIENCE):
+            for left in root.glob(".*-drawing-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            if not is_current(target):
+                draw_beside(target)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        msg = f"ToyAD cannot be drawn into {root}: {error}. It takes a megabyte a category; free some, or choose "
+        msg += "another root."
+        raise OSError(msg) from error
+
+
+def draw_beside(target: Path) -> None:
+    """Draw a category in a temporary folder, and move it to its place."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-drawing-") as scratch:
+        fresh = Path(scratch) / "fresh"
+        draw_category(fresh, target.name)
+        if target.exists():
+            target.rename(Path(scratch) / "outdated")
         fresh.rename(target)
-    except OSError:
-        if not is_current(target):  # and not: another process was faster
-            raise
+
+
+@cache
+def announce(root: Path) -> None:
+    """Say once where categories are drawn."""
+    logger.info("Drawing toy categories into %s as they are first used.", root)
 
 
 class ToyAD(AnomalibDataModule):
@@ -202,6 +235,7 @@ class ToyAD(AnomalibDataModule):
 
         Raises:
             FileExistsError: If the category's folder holds something that no ToyAD drew.
+            OSError: If it cannot be written.
         """
         ensure_category(self.root, self.category)
 

@@ -1,16 +1,23 @@
 # Copyright (C) 2026 The anomalib-clipzoo authors
 # SPDX-License-Identifier: Apache-2.0
 
+import errno
+import logging
+import os
+import shutil
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from anomalib.data.utils import Split
+from filelock import FileLock
 
-from anomalib_clipzoo.data import toy
+from anomalib_clipzoo.data import MultiCategory, toy
 from anomalib_clipzoo.data.drawing import DEFECTS, IMAGE_SIZE, OBJECTS, TEXTURES, draw
 from anomalib_clipzoo.data.toy import CATEGORIES, SEEN_CATEGORIES, UNSEEN_CATEGORIES, ToyAD
 
@@ -141,6 +148,10 @@ def test_drawn_once(root: Path, monkeypatch: pytest.MonkeyPatch):
     toy.ensure_category(root, "gear")
 
 
+def visible(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != toy.LOCK_FILE)
+
+
 def test_interrupted_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def interrupted(_category: str, defect: str | None, _rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         if defect == "hole":
@@ -150,20 +161,92 @@ def test_interrupted_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(toy, "draw", interrupted)
     with pytest.raises(KeyboardInterrupt):
         toy.ensure_category(tmp_path, "nut")
-    assert not list(tmp_path.iterdir())
+    assert not visible(tmp_path)
     monkeypatch.undo()
     toy.ensure_category(tmp_path, "nut")
     assert len(list((tmp_path / "nut" / "test" / "hole").iterdir())) == toy.TEST_DEFECT_IMAGES
 
 
+def test_a_killed_process_leaves_nothing_beyond_the_next_start(tmp_path: Path, root: Path, monkeypatch):
+    started = tmp_path / "started"
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(toy, "draw", lambda *_: (started.touch(), time.sleep(600)))
+        toy.ensure_category(tmp_path / "toy", "gear")
+    while not started.exists():
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    (scratch,) = (tmp_path / "toy").glob(".gear-*")
+    toy.ensure_category(tmp_path / "toy", "gear")
+    assert not scratch.exists()
+    assert files(tmp_path / "toy" / "gear") == files(root / "gear")
+    assert visible(tmp_path / "toy") == ["gear"]
+
+
+def test_what_a_process_is_drawing_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(toy, "LOCK_PATIENCE", 0.05)
+    (tmp_path / ".gear-drawing-1").mkdir()
+    with FileLock(tmp_path / toy.LOCK_FILE), pytest.raises(OSError, match=r"cannot be drawn.*\.drawing\.lock"):
+        toy.ensure_category(tmp_path, "gear")
+    assert visible(tmp_path) == [".gear-drawing-1"]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half_drawn(tmp_path: Path, root: Path, monkeypatch):
+    def full(path: Path, content: bytes) -> int:
+        if path.name == "003_mask.png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write_bytes(path, content)
+
+    write_bytes = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"ToyAD cannot be drawn into .*No space left.*003_mask\.png.*another root"):
+        toy.ensure_category(tmp_path, "gear")
+    assert not visible(tmp_path)
+    monkeypatch.undo()
+    toy.ensure_category(tmp_path, "gear")
+    assert files(tmp_path / "gear") == files(root / "gear")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+IMAGES = ("test/good/000.png", "ground_truth/cut/001_mask.png")
+HARM = {"gone": Path.unlink, "cut": cut, "empty": lambda path: path.write_bytes(b"")}
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [*product(IMAGES, HARM), (toy.RECORD_FILE, "cut"), (toy.RECORD_FILE, "empty")],
+)
+def test_a_category_that_is_not_whole_is_drawn_anew(tmp_path: Path, root: Path, harm, name):
+    shutil.copytree(root / "gear", tmp_path / "gear")
+    assert toy.is_current(tmp_path / "gear")
+    HARM[harm](tmp_path / "gear" / name)
+    assert not toy.is_current(tmp_path / "gear")
+    toy.ensure_category(tmp_path, "gear")
+    assert files(tmp_path / "gear") == files(root / "gear")
+    assert visible(tmp_path) == ["gear"]
+
+
+def test_one_line_tells_of_drawing(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO):
+        MultiCategory(ToyAD(tmp_path), categories=["nut", "coin"]).prepare_data()
+    assert [record.getMessage() for record in caplog.records if "toy" in record.name] == [
+        f"Drawing toy categories into {tmp_path} as they are first used."
+    ]
+    assert visible(tmp_path) == ["coin", "nut"]
+
+
 def test_a_changed_program_draws_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     toy.ensure_category(tmp_path, "nut")
     wanted = files(tmp_path / "nut")
-    (tmp_path / "nut" / toy.VERSION_FILE).write_text("an older program")
+    (tmp_path / "nut" / toy.RECORD_FILE).write_text("an older program")
     (tmp_path / "nut" / "test" / "good" / "000.png").unlink()
     toy.ensure_category(tmp_path, "nut")
     assert files(tmp_path / "nut") == wanted
-    assert [path.name for path in tmp_path.iterdir()] == ["nut"]
+    assert visible(tmp_path) == ["nut"]
 
 
 def test_a_folder_of_somebody_else_is_not_touched(tmp_path: Path):
@@ -176,9 +259,9 @@ def test_a_folder_of_somebody_else_is_not_touched(tmp_path: Path):
 
 def test_several_may_draw_at_once(tmp_path: Path, root: Path):
     (tmp_path / "gear").mkdir()
-    (tmp_path / "gear" / toy.VERSION_FILE).write_text("an older program")
+    (tmp_path / "gear" / toy.RECORD_FILE).write_text("an older program")
     with ThreadPoolExecutor(3) as pool:
         for result in [pool.submit(toy.ensure_category, tmp_path, "gear") for _ in range(3)]:
             result.result()
     assert files(tmp_path / "gear") == files(root / "gear")
-    assert [path.name for path in tmp_path.iterdir()] == ["gear"]
+    assert visible(tmp_path) == ["gear"]
