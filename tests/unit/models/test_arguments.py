@@ -79,6 +79,7 @@ OTHERWISE = {
     "tidy": True,
     "window_batch": 4,
     "precision": "bfloat16",
+    "false_alarm_rate": 0.2,
 }
 # They bear on training alone, so that a run may well want others: they are recorded, but do not come back.
 OF_TRAINING = {"lr", "temperature_lr", "local_weight", "augment", "dice_per_row"}
@@ -196,6 +197,8 @@ def test_numbers_of_numpy_are_saved(arguments, model_class, tiny, tmp_path):
         {"normal_states": [3]},
         {"k_shot": -1},
         {"k_shot": True},
+        {"false_alarm_rate": 0},
+        {"false_alarm_rate": 1.0},
         {"lr": {"a": "dictionary"}},
         {"weights": ""},
     ],
@@ -291,6 +294,17 @@ def test_learned_weights_have_the_mode_that_the_umask_says(tiny, tmp_path):
 
 
 # ---- components ----
+
+
+def test_thresholds_come_back_with_what_they_were_fitted_on(model_class, tiny, tmp_path):
+    model = build(model_class, tiny, false_alarm_rate=0.2)
+    model.post_processor._image_threshold.fill_(0.25)
+    model.post_processor._pixel_threshold.fill_(0.75)
+    model.post_processor._write_provenance({"false_alarm_rate": 0.2, "normal_images": 9})
+    again = model_class(weights=model.save_weights(tmp_path / "learned.safetensors"), visualizer=False).eval()
+    assert again.post_processor.provenance == {"false_alarm_rate": 0.2, "normal_images": 9}
+    assert again.post_processor.false_alarm_rate == 0.2
+    assert torch.equal(predict(again), predict(model))
 
 
 def test_components_of_the_users_own_come_back(model_class, tiny, tmp_path):

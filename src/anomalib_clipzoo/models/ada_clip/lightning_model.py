@@ -15,7 +15,16 @@ from torch import nn
 from anomalib_clipzoo.clip import Backbone, quarter_layers
 from anomalib_clipzoo.models.components.arguments import AUTO, defaults_of
 from anomalib_clipzoo.models.components.module import ClipZooModule
-from anomalib_clipzoo.models.components.types import Count, ImageSize, Layers, Name, PositiveNumber, Sigma, Words
+from anomalib_clipzoo.models.components.types import (
+    Count,
+    ImageSize,
+    Layers,
+    Name,
+    PositiveNumber,
+    Rate,
+    Sigma,
+    Words,
+)
 from anomalib_clipzoo.models.components.weights import Lengths, State
 
 from .fusion import HsfMode
@@ -91,6 +100,8 @@ class AdaClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning
         lr: Learning rate.
         dice_per_row: Whether the dice loss counts each row of a map by itself, as the code did that made the published
             weights.
+        false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
+            validation images alone. [none: thresholds of the best F1 score on validation images]
         predictions: Whether testing and predicting write a table, ``predictions.csv``.
         pre_processor: Pre-processor, or whether to use the default.
         post_processor: Post-processor, or whether to use the default.
@@ -143,6 +154,7 @@ class AdaClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning
         quick_gelu: bool | None = None,
         lr: PositiveNumber = 0.01,
         dice_per_row: bool = False,
+        false_alarm_rate: Rate | None = None,
         predictions: bool = True,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,

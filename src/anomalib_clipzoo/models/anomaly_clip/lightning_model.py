@@ -22,6 +22,7 @@ from anomalib_clipzoo.models.components.types import (
     Name,
     NonNegativeNumber,
     PositiveNumber,
+    Rate,
     Sigma,
     Words,
 )
@@ -68,6 +69,8 @@ class AnomalyClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Light
         quick_gelu: Whether CLIP runs with QuickGELU. [yes, as OpenAI's weights were trained with]
         lr: Learning rate.
         local_weight: Weight of the maps' losses, which add up over layers; that of the images' loss is 1.
+        false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
+            validation images alone. [none: thresholds of the best F1 score on validation images]
         predictions: Whether testing and predicting write a table, ``predictions.csv``.
         pre_processor: Pre-processor, or whether to use the default.
         post_processor: Post-processor, or whether to use the default.
@@ -125,6 +128,7 @@ class AnomalyClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Light
         quick_gelu: bool | None = None,
         lr: PositiveNumber = 1e-3,
         local_weight: NonNegativeNumber = LOCAL_WEIGHT,
+        false_alarm_rate: Rate | None = None,
         predictions: bool = True,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,

@@ -134,6 +134,8 @@ class ClipZooModule(_Module):
         self._hparams_initial = {**self.hparams}  # what loggers write
         if arguments.components["pre_processor"] is True:
             self.pre_processor = ClipPreProcessor(clip.vision.image_size)
+        if arguments.components["post_processor"] is True:
+            self.post_processor = ProbabilityPostProcessor(values["false_alarm_rate"])
 
     def _build_clip(self, arguments: Arguments) -> Backbone:
         name, pretrained = self._clip_names(arguments)

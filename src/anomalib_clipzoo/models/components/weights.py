@@ -164,7 +164,8 @@ def check_fit(given: LearnedWeights, expected: State) -> None:
     present = {key: value for key, value in given.state.items() if key.startswith(MODEL_PREFIX)}
     present = {key: value for key, value in present.items() if any(name.startswith(_part(key)) for name in needed)}
     if given.record:  # the papers' checkpoints have no thresholds
-        thresholds = [key for key in expected if key.startswith(POST_PROCESSOR_PREFIX)]
+        numbers = [key for key, value in expected.items() if value.is_floating_point()]
+        thresholds = [key for key in numbers if key.startswith(POST_PROCESSOR_PREFIX)]
         needed |= {key: expected[key] for key in thresholds}
         present |= {key: given.state[key] for key in thresholds if key in given.state}
     if problems := state_dict_problems(needed, present):

@@ -22,6 +22,7 @@ from anomalib_clipzoo.models.components.types import (
     Layers,
     NonNegativeNumber,
     PositiveNumber,
+    Rate,
     Share,
     Sigma,
     Words,
@@ -66,6 +67,8 @@ class VcpClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning
         lr: Learning rate: 4e-5 in the paper's code when learning on VisA, 2e-5 on MVTec AD.
         temperature_lr: Learning rate of the two temperatures.
         augment: Whether training images are rotated, recoloured, blurred and made noisy, as in the reference code.
+        false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
+            validation images alone. [none: thresholds of the best F1 score on validation images]
         predictions: Whether testing and predicting write a table, ``predictions.csv``.
         pre_processor: Pre-processor, or whether to use the default.
         post_processor: Post-processor, or whether to use the default.
@@ -123,6 +126,7 @@ class VcpClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning
         lr: PositiveNumber = 4e-5,
         temperature_lr: NonNegativeNumber = 0.01,
         augment: bool = True,
+        false_alarm_rate: Rate | None = None,
         predictions: bool = True,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,

@@ -22,6 +22,7 @@ from anomalib_clipzoo.models.components.types import (
     Layers,
     Name,
     PositiveNumber,
+    Rate,
     Words,
 )
 
@@ -70,6 +71,8 @@ class WinClipPlus(FewShotModule, AnomalibModule):
         precision: Precision of the image tower: "float32", "bfloat16" (fast) or "float16". ["float32"]
         quick_gelu: Whether CLIP runs with QuickGELU, which OpenAI's weights were trained with and LAION's were
             not. [no]
+        false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
+            validation images alone. [none: thresholds of the best F1 score on validation images]
         predictions: Whether testing and predicting write a table, ``predictions.csv``.
         pre_processor: Pre-processor, or whether to use the default.
         post_processor: Post-processor, or whether to use the default.
@@ -113,6 +116,7 @@ class WinClipPlus(FewShotModule, AnomalibModule):
         window_batch: Count | None = None,
         precision: Precision | None = None,
         quick_gelu: bool | None = None,
+        false_alarm_rate: Rate | None = None,
         predictions: bool = True,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
