@@ -201,7 +201,7 @@ def _markdown_table(rows: Sequence[Row]) -> str:
     head, texts = _head(rows, names)
     lines = [head, ["---"] * texts + ["---:"] * len(names)]
     for row in rows:
-        cells = _cells(row, names, _escape_markdown, " [{}, {}]")
+        cells = _cells(row, names, escape_markdown, " [{}, {}]")
         lines.append([f"**{cell}**" if cell else "" for cell in cells] if row.category == MEAN else cells)
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -212,10 +212,10 @@ def _latex_table(rows: Sequence[Row]) -> str:
     names = names_of(rows)
     head, texts = _head(rows, names)
     columns = "l" * texts + "r" * len(names)
-    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_line(map(_escape_latex, head))]
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_line(map(escape_latex, head))]
     for row in rows:
         lines += [r"\midrule"] if row.category == MEAN or row is rows[0] else []
-        lines.append(_latex_line(_cells(row, names, _escape_latex, r" {{\scriptsize [{}, {}]}}")))
+        lines.append(_latex_line(_cells(row, names, escape_latex, r" {{\scriptsize [{}, {}]}}")))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
@@ -236,11 +236,13 @@ def _bound(value: float | None) -> str:
     return f"{100 * (value or 0):.1f}"
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """Write text so that Markdown shows it as it is."""
     return re.sub(r"([\\|*_`\[\]<>])", r"\\\1", text)
 
 
-def _escape_latex(text: str) -> str:
+def escape_latex(text: str) -> str:
+    """Write text so that LaTeX shows it as it is."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     return "".join(special.get(letter, rf"\{letter}" if letter in "&%$#_{}" else letter) for letter in text)
 
