@@ -9,6 +9,7 @@ to one image's patch, the largest in each column to the other's.
 """
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import Literal
 
@@ -58,7 +59,7 @@ def _fill_table(features: torch.Tensor, queries: range, side: int) -> torch.Tens
         The largest product of each patch with the patches of each image, ``(Q, L, N)``.
     """
     count, patches = features.shape[:2]
-    table = torch.empty(len(queries), patches, count, device=features.device)
+    table = torch.empty(len(queries), patches, count, device=features.device, dtype=torch.float32)
     for row in queries[::side]:
         rows, mine = slice(row, row + side), slice(row - queries.start, row - queries.start + side)
         for column in (*range(0, queries.start, side), *range(row, count, side)):
@@ -89,13 +90,17 @@ def pool_scores(
         Mean distance, ``(B, L)``, 0..2.
     """
     at_once = max(1, PRODUCTS // (len(pool) * pool.shape[1] ** 2))
-    batches = [features] if torch.compiler.is_compiling() else features.split(at_once)
-    table = torch.cat([_products(images, pool).amax(dim=3) for images in batches])
+    table = torch.cat([_products(images, pool).amax(dim=3) for images in in_batches(features, at_once)])
     scores = interval.mean_distance(table, len(pool))
     if own is None:
         return scores
     without = interval.mean_distance(table.masked_fill(own[:, None], FARTHEST), len(pool) - 1)
     return torch.where(own.any(dim=1, keepdim=True), without, scores)
+
+
+def in_batches(images: torch.Tensor, at_once: int) -> Sequence[torch.Tensor]:
+    """Split images ``(B, ...)`` so that memory is bounded; an exported graph takes them as they come."""
+    return (images,) if torch.compiler.is_compiling() else images.split(at_once)
 
 
 def compress(features: torch.Tensor, precision: Precision) -> torch.Tensor:
@@ -117,7 +122,7 @@ def compress(features: torch.Tensor, precision: Precision) -> torch.Tensor:
 
 @cache
 def _rotation(width: int) -> torch.Tensor:
-    noise = torch.randn(width, width, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     return torch.linalg.qr(noise).Q
 
 

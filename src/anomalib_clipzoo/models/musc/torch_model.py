@@ -21,7 +21,7 @@ from anomalib_clipzoo.anomaly.references import ImageMemory, Reference
 from anomalib_clipzoo.clip import Backbone, quarter_layers
 
 from .interval import make_interval
-from .mutual import FARTHEST, Precision, compress, mutual_scores, pool_scores
+from .mutual import FARTHEST, Precision, compress, in_batches, mutual_scores, pool_scores
 from .neighborhood import aggregate, check_neighborhoods, standardize
 from .rescoring import check_windows, rescore, windowed_mean
 from .sets import divide
@@ -147,14 +147,14 @@ class MuScModel(nn.Module):
     def forward(
         self,
         images: torch.Tensor,
-        categories: Sequence[str | None] | None = None,
+        categories: Sequence[str | None] = (None,),
         paths: Sequence[str] | None = None,
     ) -> InferenceBatch:
         """Detect and segment anomalies: against the pool if there is one, else the images themselves are the set.
 
         Args:
             images: Normalised images, ``(B, 3, H, W)``.
-            categories: Category of each image, ``None`` where it is not known; left out for all the same.
+            categories: Category of each image, or one for all; ``None`` where it is not known.
             paths: File of each image, so that one of the pool is not compared with itself.
 
         Returns:
@@ -163,11 +163,11 @@ class MuScModel(nn.Module):
         Raises:
             ValueError: If there is neither a pool nor a set.
         """
-        categories = [None] * len(images) if categories is None else categories
         if len(self.pool):
             found = self.score_by_pool(self.encode(images), self.pool.resolve(categories), paths)
         else:
-            found = self.score_sets(lambda numbers: images[list(numbers)].split(AT_ONCE), categories)
+            each = list(categories) * len(images) if len(categories) == 1 else categories
+            found = self.score_sets(lambda numbers: images[list(numbers)].split(AT_ONCE), each)
         return InferenceBatch(pred_score=found.images, anomaly_map=self.enlarge(found.patch_maps))
 
     def enlarge(self, patch_maps: torch.Tensor) -> torch.Tensor:
@@ -177,7 +177,7 @@ class MuScModel(nn.Module):
 
     def peaks(self, patch_maps: torch.Tensor) -> torch.Tensor:
         """Return the largest pixel of each map ``(B, L)``, as ``(B,)``; the patches' own values lie between pixels."""
-        return torch.cat([self.enlarge(maps).amax(dim=(1, 2)) for maps in patch_maps.split(AT_ONCE)])
+        return torch.cat([self.enlarge(maps).amax(dim=(1, 2)) for maps in in_batches(patch_maps, AT_ONCE)])
 
     # ---- sets whose images score each other ----
 
@@ -198,17 +198,23 @@ class MuScModel(nn.Module):
             ValueError: If there are too few images, or one has features that are not finite.
         """
         sets = self._sets(categories, kinds or [None] * len(categories))
-        patch_maps = torch.empty(len(categories), self.patch_count, device=self.device)
-        image = torch.empty(len(categories), self.backbone.embed_dim, device=self.device)
-        scores = torch.empty(len(categories), device=self.device)
+        patch_maps, image, scores = (
+            torch.empty(len(categories), *shape, device=self.device, dtype=torch.float32)
+            for shape in ((self.patch_count,), (self.backbone.embed_dim,), ())
+        )
         for parts in sets:
             for part in parts:  # tokens take much room: those of one part are kept at a time
                 features = self.collect(load, part)
                 patch_maps[part] = self.mutual_maps(features.patches)
                 image[part] = features.image
             together = list(chain(*parts))
-            scores[together] = rescore(self.peaks(patch_maps[together]), image[together], self.rescore_windows)
+            with self._exactly():
+                scores[together] = rescore(self.peaks(patch_maps[together]), image[together], self.rescore_windows)
         return Scores(patch_maps, scores)
+
+    def _exactly(self) -> torch.autocast:
+        """Keep what follows out of autocast: only the image tower may run in another precision."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def _sets(self, categories: Sequence[str | None], kinds: Sequence[Hashable]) -> list[list[list[int]]]:
         """Divide the images of each category, and make sure that no part is too small."""
@@ -245,9 +251,10 @@ class MuScModel(nn.Module):
         Returns:
             Half of the mean distance, ``(N, L)``, 0..1.
         """
-        maps = [
-            mutual_scores(self._comparable(layer, side), self.interval) for layer in patches for side in self.r_list
-        ]
+        with self._exactly():
+            maps = [
+                mutual_scores(self._comparable(layer, side), self.interval) for layer in patches for side in self.r_list
+            ]
         return torch.stack(maps).mean(dim=0) / 2
 
     def _comparable(self, tokens: torch.Tensor, side: int) -> torch.Tensor:
@@ -285,12 +292,13 @@ class MuScModel(nn.Module):
 
         Args:
             features: Features of the images.
-            categories: Whose pool each image is compared with.
+            categories: Whose pool each image is compared with, or one for all.
             paths: File of each image.
         """
         names = list(dict.fromkeys(categories))
         if len(names) == 1:
-            return self._score_by_pool(features, names[0], paths or ())
+            with self._exactly():
+                return self._score_by_pool(features, names[0], paths or ())
         patch_maps = features.image.new_empty(len(categories), self.patch_count)
         scores = features.image.new_empty(len(categories))
         for name in names:
