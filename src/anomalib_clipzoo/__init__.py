@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from .data.toy import ToyAD
     from .models.ada_clip import AdaClip
     from .models.anomaly_clip import AnomalyClip
+    from .models.musc import MuSc
     from .models.vcp_clip import VcpClip
     from .models.win_clip_plus import WinClipPlus
 
 __version__ = "0.1.0"
-__all__ = ["AdaClip", "AnomalyClip", "CrossDataset", "MultiCategory", "ToyAD", "VcpClip", "WinClipPlus"]
+__all__ = ["AdaClip", "AnomalyClip", "CrossDataset", "MuSc", "MultiCategory", "ToyAD", "VcpClip", "WinClipPlus"]
 
 _MODULES = {
     "AdaClip": ".models.ada_clip",
     "AnomalyClip": ".models.anomaly_clip",
     "CrossDataset": ".data.cross_dataset",
+    "MuSc": ".models.musc",
     "MultiCategory": ".data.multi_category",
     "ToyAD": ".data.toy",
     "VcpClip": ".models.vcp_clip",

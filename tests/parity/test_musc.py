@@ -21,7 +21,7 @@ from anomalib_clipzoo.models.musc.mutual import mutual_scores
 from anomalib_clipzoo.models.musc.neighborhood import standardize
 from anomalib_clipzoo.models.musc.rescoring import rescore
 from anomalib_clipzoo.models.musc.sets import divide
-from anomalib_clipzoo.models.musc.torch_model import Scores
+from anomalib_clipzoo.models.musc.torch_model import Scores, batches_of
 from tests.parity import deterministic
 from tests.parity.files import GOLDEN, write_backbone
 
@@ -139,7 +139,7 @@ def score(build, images):
 
     @torch.no_grad()
     def score(count: int = COUNT, kinds=None, **arguments) -> Scores:
-        return build(**arguments).score_sets(lambda numbers: [images[numbers]], [None] * count, kinds)
+        return build(**arguments).score_sets(batches_of(images), [None] * count, kinds)
 
     return score
 
@@ -217,7 +217,7 @@ def test_native_size_with_quick_gelu(clip, golden, about):
 
     def score(**arguments) -> Scores:
         model = MuScModel(tower, layers=LAYERS, **arguments)
-        return model.score_sets(lambda numbers: [images[numbers]], [None] * COUNT)
+        return model.score_sets(batches_of(images), [None] * COUNT)
 
     check(score, golden, "native.")
 
@@ -227,7 +227,7 @@ def test_a_pool(build, images, golden):
     raw, rescored = build(rescore_windows=()), build()
     pool = [Reference(None, str(number)) for number in range(COUNT)]
     for model in raw, rescored:
-        model.remember(lambda numbers: [images[number][None] for number in numbers], pool)
+        model.remember(images[:COUNT], pool)
     close(distances(raw.pool.features("score", None)[:, 0, 0]), golden["score.raw"])
     found = raw.score_by_pool(raw.encode(images[COUNT:]), [None] * COUNT)
     close(distances(found.patch_maps), golden["pool.patch_map"])

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 from anomalib.data.utils import LabelName, get_image_filenames
-from torch import nn
 
-from .precision import full_precision, unit
+from .precision import FullPrecisionBuffers, full_precision, unit
 
 Candidates = dict[str | None, list[str]]  # paths of normal images by category; None for images of any category
 DESCRIPTION = "description"
@@ -94,7 +93,7 @@ def choose_references(images: Sequence[str], count: int, seed: int, category: st
     return shuffled[:count]
 
 
-class ImageMemory(nn.Module):
+class ImageMemory(FullPrecisionBuffers):
     """Features of images of all categories that others are compared with, kept with the model's weights.
 
     The features are buffers that grow and shrink with the number of images, and which images they are is a buffer too:

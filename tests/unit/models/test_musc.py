@@ -15,6 +15,7 @@ from anomalib_clipzoo.models.musc.interval import Interval, make_interval
 from anomalib_clipzoo.models.musc.mutual import compress, mutual_scores, pool_scores
 from anomalib_clipzoo.models.musc.rescoring import rescore
 from anomalib_clipzoo.models.musc.sets import divide
+from anomalib_clipzoo.models.musc.torch_model import batches_of
 from tests.tiny import write_tiny_clip
 
 SIDE = 32
@@ -60,7 +61,7 @@ def by_the_book(features: torch.Tensor, first: int, last: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("products", "table"), [(2**25, 2**28), (100, 2**28), (25, 150), (100, 1), (230, 700)])
-@pytest.mark.parametrize("bounds", [(0.0, 0.3), (0.2, 0.6), (0, 1), (0.0, 1.0)])
+@pytest.mark.parametrize("bounds", [(0.0, 0.3), (0.2, 0.6), (0, 1), (0, 99)])
 def test_blocks_change_nothing(monkeypatch, products, table, bounds):
     monkeypatch.setattr(mutual, "PRODUCTS", products)
     monkeypatch.setattr(mutual, "TABLE", table)
@@ -104,7 +105,7 @@ def test_low_precision_says_nearly_the_same(precision, largest, mean):
 
 
 def test_low_precision_takes_less_memory(build):
-    stored = {p: build(precision=p).encode(draw(2)).patches[0].dtype for p in ("float32", "float16", "int8")}
+    stored = {p: build(distance_precision=p).encode(draw(2)).patches[0].dtype for p in ("float32", "float16", "int8")}
     assert stored == {"float32": torch.float32, "float16": torch.float16, "int8": torch.float16}
     assert compress(patches(2), "int8").dtype == torch.int8
 
@@ -125,7 +126,7 @@ def test_twins_vouch_for_each_other():
 def test_an_image_of_the_pool_does_not_vouch_for_itself():
     features = patches(9)
     own = torch.eye(9, dtype=torch.bool)
-    for interval in Interval(), Interval(0.2, 0.6), Interval(0.0, 1.0):
+    for interval in Interval(), Interval(0.2, 0.6), Interval(0, 99):
         close(pool_scores(features, features, interval, own), mutual_scores(features, interval))
     mixed = pool_scores(
         torch.cat([features[:1], patches(2, seed=1)]), features, Interval(), own[[0, 1, 1]] & own[[0, 0, 0]]
@@ -148,13 +149,15 @@ def test_bounds_are_shares_or_numbers_of_images():
     assert Interval(0.0, 0.3).places(83) == (0, 24)
     assert Interval(0.0, 0.7).places(90) == (0, 62)  # 63 times 1 - 1e-16
     assert Interval(0.6, 0.2).places(10) == (2, 6)
-    assert Interval(0.0, 1.0).places(10) == (0, 10)
+    assert Interval(0, 99).places(10) == (0, 10)
     assert Interval(0, 1).places(10) == (0, 1)
-    assert Interval(0, 20).places(10) == (0, 10)
+    assert Interval(0, 1.0).places(10) == (0, 1)
     assert Interval(0.0, 0.3).smallest() == 4
 
 
-@pytest.mark.parametrize("bounds", [(0.3,), (0, 0.3, 1), (-0.1, 0.3), (0, 1.5), (0.3, 0.3), (0, float("nan")), (0, 0)])
+@pytest.mark.parametrize(
+    "bounds", [(0.3,), (0, 0.3, 1), (-0.1, 0.3), (0, 1.5), (0, float("inf")), (0.3, 0.3), (0, float("nan")), (0, 0)]
+)
 def test_unfit_intervals(bounds):
     with pytest.raises(ValueError, match="two different bounds: shares of the other images"):
         make_interval(bounds)
@@ -185,7 +188,7 @@ def test_sets_depend_on_their_seed():
 def test_sets_and_categories_are_scored_apart(build):
     images, kinds = draw(12), [None] * 12
     model = build(set_size=6, rescore_windows=())
-    found = model.score_sets(lambda numbers: images[numbers].split(4), kinds)
+    found = model.score_sets(batches_of(images), kinds)
     for part in divide(kinds, 6, seed=0):
         close(found.images[part], build(rescore_windows=())(images[part]).pred_score)
     categories = ["screw", "nut"] * 6
@@ -210,7 +213,7 @@ def test_too_few_images_are_told_before_any_is_read(build):
     with pytest.raises(ValueError, match="at least 11 images"):
         build(interval=(0.0, 0.1)).score_sets(load, [None] * 10)
     with pytest.raises(ValueError, match="at least 5 images"):
-        build().remember(load, [Reference(None, "a.png")] * 4)
+        build().remember(draw(4), [Reference(None, "a.png")] * 4)
 
 
 @torch.no_grad()
@@ -218,7 +221,7 @@ def test_an_image_that_is_not_finite_is_named(build):
     images = draw(7)
     images[5, 0, 3, 3] = float("nan")
     with pytest.raises(ValueError, match="Image number 5 has features that are not finite"):
-        build().score_sets(lambda numbers: images[numbers].split(2), [None] * 7)
+        build().score_sets(batches_of(images), [None] * 7)
 
 
 # ---- rescoring ----
@@ -253,7 +256,7 @@ def test_scores_and_maps_are_within_0_and_1(build):
 def test_a_pool_gives_its_own_images_the_scores_of_the_set(build):
     images, model = draw(6), build()
     as_set = model(images)
-    model.remember(lambda numbers: images[numbers].split(4), [Reference(None, f"{number}.png") for number in range(6)])
+    model.remember(images, [Reference(None, f"{number}.png") for number in range(6)])
     as_single = [model(images[number, None], paths=[f"{number}.png"]) for number in range(6)]
     close(torch.cat([each.anomaly_map for each in as_single]), as_set.anomaly_map)
     close(torch.cat([each.pred_score for each in as_single]), as_set.pred_score)
@@ -266,7 +269,7 @@ def test_pools_of_several_categories(build):
     both = build()
     for seed, category in enumerate(("screw", "nut")):
         pool = [Reference(category, f"{category}{number}.png") for number in range(6)]
-        both.remember(lambda numbers, seed=seed: [draw(6, seed)[numbers]], pool)
+        both.remember(draw(6, seed), pool)
     images = draw(4, seed=7)
     mixed = both(images, ["nut", "screw", "screw", "nut"])
     for category, rows in (("screw", [1, 2]), ("nut", [0, 3])):
@@ -298,7 +301,7 @@ def test_only_the_tower_runs_in_the_precision_around_it(build):
         ({"r_list": (-1,)}, "odd sides"),
         ({"rescore_windows": (0, 2)}, "numbers of images from 1"),
         ({"set_size": 1}, "set_size 1 must be at least 2"),
-        ({"precision": "float64"}, "precision must be one of float32, float16, int8"),
+        ({"distance_precision": "float64"}, "distance_precision must be one of float32, float16, int8"),
         ({"release": "paper"}, "release must be one of current, first"),
         ({"layers": (5,)}, "blocks count from 1 to 4"),
         ({"interval": (0, 2.5)}, "two different bounds"),

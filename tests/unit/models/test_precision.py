@@ -26,12 +26,12 @@ def tiny(tmp_path_factory):
     return write_tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
-def images(count: int = 2) -> torch.Tensor:
+def images(count: int = 6) -> torch.Tensor:
     return torch.randn(count, 3, 48, 48, generator=torch.Generator().manual_seed(2))
 
 
 def few_shot(model) -> None:
-    model.model.remember(images(3)[2:], [Reference(None, "good.png")])
+    model.model.remember(images(11)[6:], [Reference(None, f"{number}.png") for number in range(5)])
 
 
 @pytest.mark.parametrize("around", AROUND)
@@ -61,7 +61,7 @@ def test_scores_and_maps_leave_in_single_precision(model_class, around, k, tiny)
 def test_losses_are_in_single_precision(model_class, tiny):
     model = build(model_class, tiny, image_size=48).train()
     model.log = lambda *_, **__: None
-    batch = ImageBatch(image=images(), gt_mask=torch.ones(2, 48, 48).bool(), gt_label=torch.ones(2).bool())
+    batch = ImageBatch(image=images(2), gt_mask=torch.ones(2, 48, 48).bool(), gt_label=torch.ones(2).bool())
     with torch.autocast("cpu", torch.bfloat16):
         loss = model.training_step(batch)
     assert loss.dtype is torch.float32
@@ -77,7 +77,7 @@ def test_a_saturated_map_stays_within_its_range():
 
 @pytest.mark.parametrize("model_class", MODELS, ids=lambda model: model.__name__)
 def test_predictions_carry_no_gradients(model_class, tiny):
-    output = build(model_class, tiny)(torch.rand(1, 3, 40, 50))
+    output = build(model_class, tiny)(torch.rand(6, 3, 40, 50))
     assert not output.pred_score.requires_grad
     assert not output.anomaly_map.requires_grad
 

@@ -432,7 +432,7 @@ def test_one_known_category_goes_for_images_of_which_nothing_is_known(build):
 def few_shot(build, root, tmp_path):
     source = root / "screw" / "train" / "good"
     model = build(backbone=write_tiny_clip(tmp_path, layers=2), scales=(2,), k_shot=2, few_shot_source=source)
-    model.prepare_references(None)
+    model.prepare(None)
     return model
 
 

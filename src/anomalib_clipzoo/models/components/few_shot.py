@@ -1,40 +1,27 @@
 # Copyright (C) 2026 The anomalib-clipzoo authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which normal images are a model's references, when they are chosen, and how they are kept."""
+"""Which normal images are a model's references."""
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from anomalib import LearningType
-from anomalib.data.utils import read_image
 
-from anomalib_clipzoo.anomaly.references import (
-    Candidates,
-    Reference,
-    choose_references,
-    images_by_category,
-    images_in_folder,
-)
+from anomalib_clipzoo.anomaly.references import Candidates, images_by_category, images_in_folder
 
-from .module import ClipZooModule
-from .weights import LearnedWeights
+from .memory import MemoryModule, shown_categories
 
 logger = logging.getLogger(__name__)
 
-REFERENCES = "model.references."
 
+class FewShotModule(MemoryModule):
+    """Mixin for models that compare images with a few normal ones, see :class:`MemoryModule`.
 
-class FewShotModule(ClipZooModule):
-    """Mixin for models that compare images with a few normal ones, see :class:`ClipZooModule`.
-
-    The torch model has a ``references`` memory (:class:`~anomalib_clipzoo.anomaly.references.ReferenceMemory`) and
-    ``remember(images, references)``, which fills it. This says which images these are: ``k_shot`` normal ones of each
-    category of the target, from ``few_shot_source`` or the datamodule's normal training images. They are kept with
-    checkpoints and weights, so that predicting and exporting need no images.
+    These are ``k_shot`` normal ones of each category of the target, from ``few_shot_source`` or the datamodule's normal
+    training images. The torch model's memory is called ``references``.
     """
 
     borrowed: tuple[str | None, ...] = ()  # categories whose references serve the validation alone
@@ -58,36 +45,19 @@ class FewShotModule(ClipZooModule):
         self._check_references()
         return super().forward(batch, *args, **kwargs)
 
-    def on_test_start(self) -> None:
-        """See to the references, which come after a checkpoint was restored, and before the first batch."""
-        self.prepare_references(getattr(self.trainer, "datamodule", None))
-
-    on_predict_start = on_test_start
-
     def on_validation_start(self) -> None:
         """See to the references, also those of validation images that show something else than test images."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        self.prepare_references(datamodule)
-        self.borrowed = self._borrow_references(datamodule)
+        super().on_validation_start()
+        self.borrowed = self._borrow_references(getattr(self.trainer, "datamodule", None))
 
     def on_validation_end(self) -> None:
         """Drop the references that served the validation alone."""
         self.model.references.forget(self.borrowed)
         super().on_validation_end()
 
-    def to_torch(self, *args: Any, **kwargs: Any) -> Path:
-        """Export the model in PyTorch's format, with its references, see anomalib."""
-        self.prepare_references(None)
-        return super().to_torch(*args, **kwargs)
-
-    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]
-        """Export the model in ONNX's format, with its references, see anomalib."""
-        self.prepare_references(None)
-        return super().to_onnx(*args, **kwargs)
-
     # ---- which images ----
 
-    def prepare_references(self, datamodule: Any) -> None:
+    def prepare(self, datamodule: Any) -> None:
         """Choose the references that a run needs, unless they are there, or say before it starts that it cannot."""
         target = getattr(datamodule, "target", datamodule)  # CrossDataset: references are the target's
         k_shot = self.hparams["k_shot"]
@@ -95,10 +65,10 @@ class FewShotModule(ClipZooModule):
             logger.warning("few_shot_source is given but k_shot is 0: no references are taken from it.")
         if k_shot and not self._has_references(target):
             for category, paths in self._candidates(target).items():
-                self._draw(category, paths, k_shot)
+                self.draw(category, paths, k_shot)
         self._check_references()
         if len(self.model.references):
-            self.model.references.resolve(_shown_categories(target, self.category))
+            self.model.references.resolve(shown_categories(target, self.category))
 
     def _borrow_references(self, datamodule: Any) -> tuple[str | None, ...]:
         """Draw references for validation images of other categories than the target's, and return these categories.
@@ -113,7 +83,7 @@ class FewShotModule(ClipZooModule):
         known = images_by_category(datamodule.train_data, None)
         missing = [category for category in shown if category not in memory.categories]
         for category in missing:
-            self._draw(category, known.get(category, []), count)
+            self.draw(category, known.get(category, []), count)
         return tuple(missing)
 
     def _has_references(self, target: Any) -> bool:
@@ -123,29 +93,14 @@ class FewShotModule(ClipZooModule):
             return False
         if any(len(memory.paths(category)) != k_shot for category in memory.categories):
             return False
-        return None in memory.categories or set(_shown_categories(target)) <= {*memory.categories, None}
+        return None in memory.categories or set(shown_categories(target)) <= {*memory.categories, None}
 
     def _candidates(self, target: Any) -> Candidates:
         """List the images that references are chosen from."""
         if source := self.hparams["few_shot_source"]:
-            return images_in_folder(source, _shown_categories(target))
+            return images_in_folder(source, shown_categories(target))
         dataset = getattr(target, "train_data", None)
         return {} if dataset is None else images_by_category(dataset, target.category)
-
-    def _draw(self, category: str | None, paths: Sequence[str], count: int) -> None:
-        """Choose a category's references and remember them, unless they are those that it has."""
-        chosen = choose_references(paths, count, self.hparams["seed"], category)
-        if chosen == self.model.references.paths(category):
-            return
-        logger.info("Reference images of %s: %s", category or "any category", ", ".join(chosen))
-        images = torch.cat([self._read(path) for path in chosen])
-        self.model.remember(images, [Reference(category, path) for path in chosen])
-
-    def _read(self, path: str) -> torch.Tensor:
-        """Read an image ``(1, 3, H, W)`` and pre-process it as the images of a batch are."""
-        image = torch.as_tensor(read_image(path, as_tensor=True))[None].to(self.device)
-        transform = getattr(self.pre_processor, "transform", self.pre_processor)
-        return transform(image) if transform else image
 
     def _check_references(self) -> None:
         k_shot = self.hparams["k_shot"]
@@ -155,16 +110,3 @@ class FewShotModule(ClipZooModule):
                 "with a datamodule that has normal training images, or give the weights of such a run."
             )
             raise ValueError(msg)
-
-    # ---- what is kept ----
-
-    def _restore(self, learned: LearnedWeights) -> None:
-        """Make room for a file's references, then take over what it says."""
-        self.model.references.make_room(learned.state, REFERENCES)
-        super()._restore(learned)
-
-
-def _shown_categories(target: Any, otherwise: str | None = None) -> list[str | None]:
-    """Return the categories of a datamodule's test images, or one where there is no datamodule."""
-    dataset = getattr(target, "test_data", None)
-    return [otherwise] if dataset is None else list(images_by_category(dataset, target.category, normal_only=False))

@@ -3,6 +3,7 @@
 
 """MuSc: mutual scoring of the unlabelled images of a set."""
 
+from .lightning_model import MuSc
 from .torch_model import MuScModel
 
-__all__ = ["MuScModel"]
+__all__ = ["MuSc", "MuScModel"]

@@ -15,8 +15,8 @@ class Interval(NamedTuple):
     """Which of the other images count, from the nearest to the farthest.
 
     Attributes:
-        low: Where it begins: a share of the other images (a fraction up to 1.0) or a number of images (an integer).
-        high: Where it ends.
+        low: Where it begins: below 1 a share of the other images, from 1 a number of images; more than there are: all.
+        high: Where it ends, likewise.
     """
 
     low: float = 0.0
@@ -72,15 +72,15 @@ def make_interval(bounds: Sequence[float]) -> Interval:
     Raises:
         ValueError: If it is not two bounds, each a share or a number of images, or is empty.
     """
-    known = all(bound >= 0 and (isinstance(bound, int) or bound <= 1) for bound in bounds)
+    known = all(0 <= bound < 1 or bound % 1 == 0 <= bound for bound in bounds)
     if known and len(bounds) == 2 and Interval(*bounds).smallest() < MANY:
         return Interval(*bounds)
     msg = (
-        f"interval {list(bounds)} must have two different bounds: shares of the other images from 0.0 to 1.0, or whole "
-        "numbers of images, such as [0, 0.3] or [0, 5]."
+        f"interval {list(bounds)} must have two different bounds: shares of the other images below 1, or whole numbers "
+        "of images from 1, such as [0, 0.3] or [0, 5]."
     )
     raise ValueError(msg)
 
 
 def _place(bound: float, others: int) -> int:
-    return min(bound, others) if isinstance(bound, int) else int(others * bound)  # cut off, as the reference code does
+    return min(int(bound), others) if bound >= 1 else int(others * bound)  # cut off, as the paper's code does

@@ -17,7 +17,7 @@ import torch
 
 from .interval import Interval
 
-Precision = Literal["float32", "float16", "int8"]
+DistancePrecision = Literal["float32", "float16", "int8"]
 
 PRODUCTS = 2**25  # products of patches in memory at once
 TABLE = 2**28  # largest products: of all images up to 440 of 518 pixels, beyond that of some images at a time
@@ -103,7 +103,7 @@ def in_batches(images: torch.Tensor, at_once: int) -> Sequence[torch.Tensor]:
     return (images,) if torch.compiler.is_compiling() else images.split(at_once)
 
 
-def compress(features: torch.Tensor, precision: Precision) -> torch.Tensor:
+def compress(features: torch.Tensor, precision: DistancePrecision) -> torch.Tensor:
     """Bring features to the precision in which they are multiplied.
 
     Half precision is for accelerators: few processors multiply it fast. 8 bits are for processors. All channels share

@@ -8,7 +8,6 @@ Unlabeled Images", ICLR 2024, https://arxiv.org/abs/2401.16753.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from itertools import chain
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -21,19 +20,21 @@ from anomalib_clipzoo.anomaly.references import ImageMemory, Reference
 from anomalib_clipzoo.clip import Backbone, quarter_layers
 
 from .interval import make_interval
-from .mutual import FARTHEST, Precision, compress, in_batches, mutual_scores, pool_scores
+from .mutual import FARTHEST, DistancePrecision, compress, in_batches, mutual_scores, pool_scores
 from .neighborhood import aggregate, check_neighborhoods, standardize
 from .rescoring import check_windows, rescore, windowed_mean
 from .sets import divide
 
 Release = Literal["current", "first"]
-Load = Callable[[Sequence[int]], Iterable[torch.Tensor]]
+Load = Callable[[Sequence[int]], Iterable[tuple[Sequence[int], torch.Tensor]]]
+"""Takes numbers of images; returns batches: their numbers and the images, normalised, ``(B, 3, H, W)``."""
 
 PAPER_SIZE = 518
 R_LIST = (1, 3, 5)
 INTERVAL = (0.0, 0.3)
 RESCORE_WINDOWS = (1, 2, 3)
 SET_SIZE = 256  # no category of MVTec AD or VisA has more test images
+TOWER_BATCH = 4  # images that go through the tower together where nobody says how many
 AT_ONCE = 16  # images whose tokens are aggregated, or whose maps are enlarged, together
 IMAGE, SCORE = "image", "score"  # what a pool keeps of an image beside its tokens
 
@@ -74,12 +75,12 @@ class MuScModel(nn.Module):
         set_size: Larger sets are divided, evenly and at random, into sets of at most this many images; ``None`` for
             never.
         seed: Seed of that division.
-        precision: In what patches are compared with each other, see :func:`.mutual.compress`. All but "float32" keep
+        distance_precision: In what patches of a set are compared, see :func:`.mutual.compress`. All but "float32" keep
             tokens in half precision.
         release: "first" for the code before 22 March 2024, where single patches (r = 1) were not standardised.
 
     Raises:
-        ValueError: If layers, neighbourhoods, interval, windows, set size, precision or release are unfit.
+        ValueError: If layers, neighbourhoods, interval, windows, set size, distance_precision or release are unfit.
     """
 
     pool: ImageMemory
@@ -94,11 +95,11 @@ class MuScModel(nn.Module):
         rescore_windows: Sequence[int] = RESCORE_WINDOWS,
         set_size: int | None = SET_SIZE,
         seed: int = 0,
-        precision: Precision = "float32",
+        distance_precision: DistancePrecision = "float32",
         release: Release = "current",
     ) -> None:
         super().__init__()
-        _check(set_size, precision, release)
+        _check(set_size, distance_precision, release)
         vision = backbone.vision
         self.backbone = backbone
         self.layers = vision.check_layers(layers or quarter_layers(vision.depth))
@@ -107,7 +108,7 @@ class MuScModel(nn.Module):
         self.rescore_windows = check_windows(rescore_windows)
         self.set_size = set_size
         self.seed = seed
-        self.precision: Precision = precision
+        self.distance_precision: DistancePrecision = distance_precision
         self.release = release
         self.layer_kinds = tuple(f"layer_{layer}" for layer in self.layers)
         patches = dict.fromkeys(self.layer_kinds, (self.patch_count, vision.width))
@@ -127,7 +128,7 @@ class MuScModel(nn.Module):
     def encode(self, images: torch.Tensor) -> Features:
         """Run the image tower on normalised images, ``(B, 3, H, W)``."""
         image, tokens = self.backbone.vision(images, self.layers)
-        kept = torch.float32 if self.precision == "float32" else torch.float16
+        kept = torch.float32 if self.distance_precision == "float32" else torch.float16
         return Features(functional.normalize(image.float(), dim=-1), [layer[:, 1:].to(kept) for layer in tokens])
 
     def aggregate(self, tokens: torch.Tensor, side: int) -> torch.Tensor:
@@ -167,7 +168,7 @@ class MuScModel(nn.Module):
             found = self.score_by_pool(self.encode(images), self.pool.resolve(categories), paths)
         else:
             each = list(categories) * len(images) if len(categories) == 1 else categories
-            found = self.score_sets(lambda numbers: images[list(numbers)].split(AT_ONCE), each)
+            found = self.score_sets(batches_of(images), each)
         return InferenceBatch(pred_score=found.images, anomaly_map=self.enlarge(found.patch_maps))
 
     def enlarge(self, patch_maps: torch.Tensor) -> torch.Tensor:
@@ -190,7 +191,7 @@ class MuScModel(nn.Module):
         """Let the images of each category score each other.
 
         Args:
-            load: Takes numbers of images and returns batches of them, normalised, ``(B, 3, H, W)``, in that order.
+            load: Loads some of the images by their numbers. Those that it leaves out get no score: 0.
             categories: Category of each image, ``None`` where it is not known.
             kinds: What each image counts as where sets are divided, see :func:`.sets.divide`; left out: all the same.
 
@@ -199,15 +200,17 @@ class MuScModel(nn.Module):
         """
         sets = self._sets(categories, kinds or [None] * len(categories))
         patch_maps, image, scores = (
-            torch.empty(len(categories), *shape, device=self.device, dtype=torch.float32)
+            torch.zeros(len(categories), *shape, device=self.device, dtype=torch.float32)
             for shape in ((self.patch_count,), (self.backbone.embed_dim,), ())
         )
         for parts in sets:
+            together: list[int] = []
             for part in parts:  # tokens take much room: those of one part are kept at a time
-                features = self.collect(load, part)
-                patch_maps[part] = self.mutual_maps(features.patches)
-                image[part] = features.image
-            together = list(chain(*parts))
+                numbers, features = self.collect(load, part)
+                self.interval.check(len(numbers) - 1)
+                patch_maps[numbers] = self.mutual_maps(features.patches)
+                image[numbers] = features.image
+                together += numbers
             with self._exactly():
                 scores[together] = rescore(self.peaks(patch_maps[together]), image[together], self.rescore_windows)
         return Scores(patch_maps, scores)
@@ -226,21 +229,25 @@ class MuScModel(nn.Module):
             sets.append([[members[place] for place in part] for part in parts])
         return sets
 
-    def collect(self, load: Load, numbers: Sequence[int]) -> Features:
-        """Encode images one batch after the other; the tokens wait in the processor's memory."""
+    def collect(self, load: Load, numbers: Sequence[int]) -> tuple[list[int], Features]:
+        """Encode images one batch after the other; the tokens wait in the processor's memory.
+
+        Returns:
+            The numbers of the images that were loaded, and their features.
+        """
+        loaded: list[int] = []
         image: list[torch.Tensor] = []
         patches: list[torch.Tensor] = []
-        begin = 0
-        for images in load(numbers):
+        for members, images in load(numbers):
             batch = self.encode(images)
-            _check_finite(batch, numbers[begin:])
+            _check_finite(batch, members)
             if not patches:
                 patches = [layer.new_empty(len(numbers), *layer.shape[1:], device="cpu") for layer in batch.patches]
             for kept, layer in zip(patches, batch.patches, strict=True):
-                kept[begin : begin + len(images)] = layer
+                kept[len(loaded) : len(loaded) + len(members)] = layer
             image.append(batch.image)
-            begin += len(images)
-        return Features(torch.cat(image), patches)
+            loaded += members
+        return loaded, Features(torch.cat(image), [layer[: len(loaded)] for layer in patches])
 
     def mutual_maps(self, patches: Sequence[torch.Tensor]) -> torch.Tensor:
         """Average the mutual scores of all layers and neighbourhoods (paper, section 3.3).
@@ -260,23 +267,19 @@ class MuScModel(nn.Module):
     def _comparable(self, tokens: torch.Tensor, side: int) -> torch.Tensor:
         """Aggregate and compress the tokens ``(N, L, D)`` of a whole set."""
         batches = [self.aggregate(batch.to(self.device), side) for batch in tokens.split(AT_ONCE)]
-        return torch.cat([compress(features, self.precision) for features in batches])
+        return torch.cat([compress(features, self.distance_precision) for features in batches])
 
     # ---- a pool that single images are compared with ----
 
-    def remember(self, load: Load, pool: Sequence[Reference]) -> None:
-        """Keep images as the pool of their category, with the scores that they give each other.
-
-        Args:
-            load: Takes numbers of images and returns batches of them, see :meth:`score_sets`.
-            pool: Which images they are, all of one category.
+    def remember(self, images: torch.Tensor, pool: Sequence[Reference]) -> None:
+        """Keep normalised images ``(P, 3, H, W)`` as the pool of their category, and how each scores among the others.
 
         Raises:
             ValueError: If there are too few images, or one has features that are not finite.
         """
         self.interval.check(len(pool) - 1, pool[0].category if pool else None)
         with torch.inference_mode(mode=False), torch.no_grad():  # plain tensors: they are saved, loaded and exported
-            features = self.collect(load, range(len(pool)))
+            _, features = self.collect(batches_of(images), range(len(pool)))
             scores = self.peaks(self.mutual_maps(features.patches))
             kept = dict(zip(self.layer_kinds, features.patches, strict=True))
             kept |= {IMAGE: features.image[:, None], SCORE: scores[:, None, None]}
@@ -350,8 +353,20 @@ class MuScModel(nn.Module):
         return windowed_mean(weights, torch.cat([scores[:, None], others], dim=1), self.rescore_windows)
 
 
-def _check(set_size: int | None, precision: str, release: str) -> None:
-    for name, value, known in (("precision", precision, Precision), ("release", release, Release)):
+def batches_of(images: torch.Tensor) -> Load:
+    """Return what loads images ``(N, 3, H, W)`` that are in memory."""
+
+    def load(numbers: Sequence[int]) -> Iterable[tuple[Sequence[int], torch.Tensor]]:
+        for begin in range(0, len(numbers), TOWER_BATCH):
+            members = list(numbers[begin : begin + TOWER_BATCH])
+            yield members, images[members]
+
+    return load
+
+
+def _check(set_size: int | None, distance_precision: str, release: str) -> None:
+    choices = (("distance_precision", distance_precision, DistancePrecision), ("release", release, Release))
+    for name, value, known in choices:
         if value not in get_args(known):
             msg = f"{name} must be one of {', '.join(get_args(known))}, not {value!r}."
             raise ValueError(msg)
