@@ -18,16 +18,31 @@ if TYPE_CHECKING:
     from .data.toy import ToyAD
     from .models.ada_clip import AdaClip
     from .models.anomaly_clip import AnomalyClip
+    from .models.april_gan import AprilGan
+    from .models.crane import Crane
     from .models.musc import MuSc
     from .models.vcp_clip import VcpClip
     from .models.win_clip_plus import WinClipPlus
 
 __version__ = "0.1.0"
-__all__ = ["AdaClip", "AnomalyClip", "CrossDataset", "MuSc", "MultiCategory", "ToyAD", "VcpClip", "WinClipPlus"]
+__all__ = [
+    "AdaClip",
+    "AnomalyClip",
+    "AprilGan",
+    "Crane",
+    "CrossDataset",
+    "MuSc",
+    "MultiCategory",
+    "ToyAD",
+    "VcpClip",
+    "WinClipPlus",
+]
 
 _MODULES = {
     "AdaClip": ".models.ada_clip",
     "AnomalyClip": ".models.anomaly_clip",
+    "AprilGan": ".models.april_gan",
+    "Crane": ".models.crane",
     "CrossDataset": ".data.cross_dataset",
     "MuSc": ".models.musc",
     "MultiCategory": ".data.multi_category",

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from anomalib_clipzoo.anomaly.losses import dice_loss, focal_loss, map_loss
 from anomalib_clipzoo.anomaly.prompts import ADACLIP_ABNORMAL_STATES, APRIL_GAN_TEMPLATES, NORMAL_STATES
 from anomalib_clipzoo.anomaly.references import Reference
-from anomalib_clipzoo.clip import Backbone
-from anomalib_clipzoo.models.april_gan import AprilGanModel
+from anomalib_clipzoo.models.april_gan import AprilGan, AprilGanModel
+from anomalib_clipzoo.models.april_gan.ranges import MaximumRanges
 from tests.parity import deterministic
 from tests.parity.files import GOLDEN, flatten, write_backbone
 
@@ -22,8 +22,6 @@ FOLDER = GOLDEN / "april_gan"
 LAYERS = (6, 12, 18, 24)
 CLASSES = ("bottle", "metal_nut", "pcb1")
 UNIT_VARIANCE = (3 * 70 * 70) ** 0.5
-OURS = {"trainable_linearlayer.fc.": "patch_projections."}
-ADAM = {"lr": 1e-3, "betas": (0.5, 0.999)}
 
 
 def close(given: torch.Tensor, expected: torch.Tensor, atol: float = 1e-5) -> None:
@@ -32,8 +30,8 @@ def close(given: torch.Tensor, expected: torch.Tensor, atol: float = 1e-5) -> No
 
 def ours(key: str) -> str:
     """Return what a reference key is called here."""
-    prefix = next(prefix for prefix in OURS if key.startswith(prefix))
-    return OURS[prefix] + key.removeprefix(prefix)
+    ((prefix, name),) = AprilGan.REFERENCE_KEYS.items()
+    return name + key.removeprefix(prefix)
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +49,14 @@ def build(about, tmp_path_factory):
     """How to build the model that was measured."""
     config = {**about["config"]["cfg"]}
     config["vision_cfg"] = {**config["vision_cfg"], "head_width": about["config"]["head_width"]}
-    names = write_backbone(tmp_path_factory.mktemp("april_gan"), config)
+    folder = tmp_path_factory.mktemp("april_gan")
     sample = flatten(torch.load(FOLDER / "checkpoint_sample.pth", weights_only=True))
-    made = {key: deterministic.tensor(key, tuple(value.shape)) for key, value in sample.items()}
+    learned = {key: deterministic.tensor(key, tuple(value.shape)) for key, value in sample.items()}
+    torch.save(learned, folder / "learned.pth")
+    settings = {**write_backbone(folder, config), "weights": folder / "learned.pth", "image_size": 70}
 
-    def build(state: dict[str, torch.Tensor] = made, quick_gelu: bool = False, **arguments) -> AprilGanModel:
-        model = AprilGanModel(
-            Backbone(names["backbone"], names["pretrained"], quick_gelu=quick_gelu, image_size=70), **arguments
-        )
-        model.load_state_dict({ours(key): value for key, value in state.items()}, strict=False)
-        return model.eval()
+    def build(**arguments) -> AprilGan:
+        return AprilGan(**{**settings, **arguments}).eval()
 
     return build
 
@@ -84,7 +80,7 @@ def test_words(about):
 
 @torch.no_grad()
 def test_text(build, golden, about):
-    model = build()
+    model = build().model
     text, probes = model.backbone.text, about["text"]["probe_sentences"]
     for sentence, ids in zip(probes, about["text"]["probe_token_ids"], strict=True):
         assert text.tokenize([sentence])[0].tolist() == ids
@@ -95,7 +91,7 @@ def test_text(build, golden, about):
 
 @torch.no_grad()
 def test_every_step_of_the_zero_shot_map(build, golden):
-    model = build()
+    model = build().model
     close(model.backbone.vision.position, golden["visual.position"])
     features = model.image_features(golden["input.image"], LAYERS)
     close(features.image, golden["visual.image_features"])
@@ -112,7 +108,7 @@ def test_every_step_of_the_zero_shot_map(build, golden):
 
 @torch.no_grad()
 def test_zero_shot_map_and_score(build, golden):
-    output = build()(golden["input.image"], CLASSES)
+    output = build().model(golden["input.image"], CLASSES)
     close(output.anomaly_map * len(LAYERS), golden["zero.map"])  # the reference sums over layers, we average
     close(output.pred_score, golden["zero.score"])
     expected = golden["zero.score_logits"]
@@ -121,13 +117,13 @@ def test_zero_shot_map_and_score(build, golden):
 
 @torch.no_grad()
 def test_one_class_for_all_images(build, golden):
-    model = build()
+    model = build().model
     close(model(golden["input.image"], ["bottle"]).pred_score, golden["one_category.zero_score"])
 
 
 @torch.no_grad()
 def test_quick_gelu(build, golden):
-    model = build(quick_gelu=True)
+    model = build(quick_gelu=True).model
     image, tokens = model.backbone.vision(golden["input.image"][:1], (24,))
     close(image, golden["variant.quick_gelu.image_features"])
     close(tokens[0], golden["variant.quick_gelu.tokens_last"], atol=2e-5)
@@ -147,7 +143,7 @@ def test_references_are_those_that_were_measured(about):
 @torch.no_grad()
 def test_few_shot_map(build, golden, k_shot):
     """Each image against its own class's texts and references, in one batch."""
-    model = build()
+    model = build().model
     for category in CLASSES:
         remember(model, category, reference_images(category)[:k_shot])
     features = model.image_features(golden["input.image"], LAYERS)
@@ -164,9 +160,30 @@ def test_few_shot_map(build, golden, k_shot):
     close(output.pred_score, expected)
 
 
+@pytest.mark.parametrize("k_shot", [1, 4])
+@torch.no_grad()
+def test_score_among_all_images_of_a_category(build, golden, k_shot):
+    """The reference code's score scales maxima by those of all images of the category."""
+    expected = golden[f"one_category.k{k_shot}.score"]
+    maxima = golden[f"one_category.k{k_shot}.map_max"]
+    low, high = maxima.min().item(), maxima.max().item()
+    ranges = MaximumRanges()
+    ranges.keep({"bottle": (low, high)})
+    close((golden["one_category.zero_score"] + ranges.scale(maxima, ["bottle"])) / 2, expected)
+    model = build().model
+    remember(model, "bottle", reference_images("bottle")[:k_shot])
+    given = model(golden["input.image"], ["bottle"], ["bottle"]).anomaly_map.amax(dim=(1, 2))
+    close(given * 3 * len(LAYERS), maxima)
+    model.ranges.keep({"bottle": (given.min().item(), given.max().item())})
+    narrow = high - low  # 0.02: what the scaling makes of rounding
+    close(model(golden["input.image"], ["bottle"], ["bottle"]).pred_score, expected, atol=1e-5 / narrow)
+    alone = model(golden["input.image"][:1], ["bottle"], [None])  # the only category that there is
+    close(alone.pred_score, expected[:1], atol=1e-5 / narrow)
+
+
 @torch.no_grad()
 def test_an_image_that_is_its_own_reference(build, golden):
-    model = build()
+    model = build().model
     remember(model, "bottle", golden["input.image"])
     features = model.image_features(golden["input.image"], LAYERS)
     assert 2 * model.distances(features, ["bottle"]).max() <= golden["few.self_distance_max"].max() + 1e-6
@@ -175,8 +192,8 @@ def test_an_image_that_is_its_own_reference(build, golden):
 @torch.no_grad()
 def test_other_layers_for_references_than_for_texts(build, golden):
     """With K layers for the texts and K' for the references the reference code's sum weighs them K to 2 K'."""
-    model = build(few_shot_layers=(6, 18))
-    whole = build()
+    model = build(few_shot_layers=(6, 18)).model
+    whole = build().model
     for each in (model, whole):
         for category in CLASSES:
             remember(each, category, reference_images(category))
@@ -196,9 +213,9 @@ def masks_of(about: dict, letter: str) -> torch.Tensor:
 
 
 def test_training_trace(build, golden, about):
-    model = build().train()
+    module = build().train()
+    model, optimizer = module.model, module.configure_optimizers()
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    optimizer = torch.optim.Adam(parameters.values(), **ADAM)
     second = deterministic.tensor("input.image_b", (3, 3, 70, 70)) * UNIT_VARIANCE
     images = {"A": golden["input.image"], "B": second}
     training = about["training"]
@@ -239,7 +256,7 @@ def test_loss_of_a_batch_of_one(build, golden, about):
     """Dice is per image, where the reference's squeeze makes it an average over rows."""
     expected = about["training"]["batch_of_one"]
     index = expected["image"]
-    maps = build().layer_maps(golden["input.image"][index][None], [CLASSES[index]])
+    maps = build().model.layer_maps(golden["input.image"][index][None], [CLASSES[index]])
     loss = map_loss(maps, masks_of(about, "A")[index][None])
     assert loss.item() == pytest.approx(expected["loss_per_image_dice"], abs=1e-4)
 
@@ -250,7 +267,7 @@ def test_loss_of_a_batch_of_one(build, golden, about):
 @torch.no_grad()
 def test_reference_checkpoint(build, golden):
     expected = load_file(FOLDER / "checkpoint_expected.safetensors")
-    model = build(flatten(torch.load(FOLDER / "checkpoint_sample.pth", map_location="cpu", weights_only=True)))
+    model = build(weights=FOLDER / "checkpoint_sample.pth").model
     output = model(golden["input.image"], CLASSES)
     close(output.anomaly_map * len(LAYERS), expected["zero.map"])
     close(output.pred_score, expected["zero.score"])

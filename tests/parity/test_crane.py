@@ -10,17 +10,14 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from anomalib_clipzoo.anomaly.losses import dice_loss, focal_loss
-from anomalib_clipzoo.clip import Backbone
-from anomalib_clipzoo.models.crane import CraneModel
-from anomalib_clipzoo.models.crane.loss import CraneLoss
+from anomalib_clipzoo.anomaly.losses import dice_loss, focal_loss, map_loss
+from anomalib_clipzoo.models.crane import Crane
 from tests.parity import deterministic
 from tests.parity.files import GOLDEN, write_backbone
 
 FOLDER = GOLDEN / "crane"
 LAYERS = (6, 12, 18, 24)
-OURS = {"ctx_pos": "prompts.normal", "ctx_neg": "prompts.abnormal", "compound_prompts_text.": "prompts.deep."}
-ADAM = {"lr": 1e-3, "betas": (0.6, 0.999)}
+LEARNED = "prompt_learner."
 
 
 def close(given: torch.Tensor, expected: torch.Tensor, atol: float = 1e-5) -> None:
@@ -29,12 +26,8 @@ def close(given: torch.Tensor, expected: torch.Tensor, atol: float = 1e-5) -> No
 
 def ours(key: str) -> str:
     """Return what a key of the reference's prompt learner is called here."""
-    prefix = next(prefix for prefix in OURS if key.startswith(prefix))
-    return OURS[prefix] + key.removeprefix(prefix)
-
-
-def learned_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {ours(key): value for key, value in state.items() if key.startswith(tuple(OURS))}
+    prefix = max((prefix for prefix in Crane.REFERENCE_KEYS if (LEARNED + key).startswith(prefix)), key=len)
+    return Crane.REFERENCE_KEYS[prefix] + (LEARNED + key).removeprefix(prefix)
 
 
 @pytest.fixture(scope="module")
@@ -59,23 +52,21 @@ def build(about, tmp_path_factory):
     """How to build the model that was measured."""
     config = {**about["config"]["cfg"]}
     config["vision_cfg"] = {**config["vision_cfg"], "head_width": about["config"]["head_width"]}
-    names = write_backbone(tmp_path_factory.mktemp("crane"), config)
+    folder = tmp_path_factory.mktemp("crane")
     sample = torch.load(FOLDER / "checkpoint_sample.pth", weights_only=True)["prompt_learner"]
-    made = {key: deterministic.tensor(key, tuple(value.shape)) for key, value in sample.items()}
+    learned = {key: deterministic.tensor(key, tuple(value.shape)) for key, value in sample.items()}
+    torch.save({"prompt_learner": learned}, folder / "learned.pth")
+    settings = {**write_backbone(folder, config), "weights": folder / "learned.pth", "image_size": 70, "sigma": 4}
 
-    def build(state: dict[str, torch.Tensor] = made, names: dict[str, str] = names, **arguments) -> CraneModel:
-        positions = {"interpolation": "bilinear", "antialias": False}
-        clip = Backbone(names["backbone"], names["pretrained"], quick_gelu=True, image_size=70, **positions)
-        model = CraneModel(clip, **{"sigma": 4, **arguments})
-        model.load_state_dict(learned_of(state), strict=False)
-        return model.eval()
+    def build(**arguments) -> Crane:
+        return Crane(**{**settings, **arguments}).eval()
 
     return build
 
 
 @torch.no_grad()
 def test_text(build, golden, about):
-    model = build()
+    model = build().model
     text = model.backbone.text
     close(model.prompts.encode(text)[0], golden["text.features_raw"])
     close(model.encode_text(), golden["text.features"][0])
@@ -90,7 +81,7 @@ def test_text(build, golden, about):
 
 @torch.no_grad()
 def test_every_step_of_the_image_tower(build, golden):
-    model = build(layers=(5, *LAYERS))
+    model = build(layers=(5, *LAYERS)).model
     vision = model.backbone.vision
     close(vision.position, golden["visual.position"])
     class_token, (before, *local) = model.dual_path(vision, golden["input.image"])
@@ -108,7 +99,7 @@ def test_every_step_of_the_image_tower(build, golden):
 
 @torch.no_grad()
 def test_pooling_score_and_map(build, golden):
-    model = build()
+    model = build().model
     features = model.image_features(golden["input.image"])
     image, patches = model.compare(features, model.encode_text())
     expected = golden["sim.logits_24"]
@@ -126,14 +117,14 @@ def test_pooling_score_and_map(build, golden):
 @torch.no_grad()
 def test_images_of_a_batch_do_not_influence_each_other(build, golden):
     for arguments, prefix in (({}, ""), ({"image_token_at_test": True}, "cond.")):
-        output = build(**arguments)(golden["input.image"][1:2])
+        output = build(**arguments).model(golden["input.image"][1:2])
         close(output.pred_score, golden[f"{prefix}score"][1:2])
         close(output.anomaly_map, golden[f"{prefix}map.final"][1:2])
 
 
 @torch.no_grad()
 def test_prompts_that_see_the_image(build, golden):
-    model = build(image_token_at_test=True)
+    model = build(image_token_at_test=True).model
     output = model(golden["input.image"])
     close(output.pred_score, golden["cond.score"])
     close(output.anomaly_map, golden["cond.map.final"])
@@ -145,7 +136,7 @@ def test_prompts_that_see_the_image(build, golden):
 @pytest.mark.parametrize("image_token", ["replace_prefix", "replace_suffix", "pad_prefix"])
 @torch.no_grad()
 def test_where_the_image_goes(build, golden, image_token):
-    model = build(image_token=image_token, image_token_at_test=True)
+    model = build(image_token=image_token, image_token_at_test=True).model
     close(
         model.encode_text_for(model.image_features(golden["input.image"])),
         golden[f"variant.cond_{image_token}.text.features"],
@@ -156,13 +147,13 @@ def test_where_the_image_goes(build, golden, image_token):
 
 @torch.no_grad()
 def test_no_image_token(build, golden):
-    output = build(image_token="none", image_token_at_test=True)(golden["input.image"])
+    output = build(image_token="none", image_token_at_test=True).model(golden["input.image"])
     close(output.anomaly_map, golden["map.final"])
 
 
 @torch.no_grad()
 def test_genuine_layers(build, golden):
-    model = build(layers=LAYERS)
+    model = build(layers=LAYERS).model
     output = model(golden["input.image"])
     close(output.pred_score, golden["variant.true_layers.score"])
     close(output.anomaly_map, golden["variant.true_layers.map.final"])
@@ -175,13 +166,13 @@ def test_genuine_layers(build, golden):
 @pytest.mark.parametrize(("layers", "name"), [(None, "soft_mean_false"), (LAYERS, "true_layers_soft_mean_false")])
 @torch.no_grad()
 def test_mean_of_logits(build, golden, layers, name):
-    output = build(layers=layers, soft_mean=False)(golden["input.image"])
+    output = build(layers=layers, soft_mean=False).model(golden["input.image"])
     close(output.anomaly_map[0], golden[f"variant.{name}.map.final.image0"])
 
 
 @torch.no_grad()
 def test_without_pooling(build, golden):
-    close(build(scorebase_pooling=False)(golden["input.image"]).pred_score, golden["variant.no_pooling.score"])
+    close(build(scorebase_pooling=False).model(golden["input.image"]).pred_score, golden["variant.no_pooling.score"])
 
 
 @pytest.mark.parametrize(
@@ -190,7 +181,7 @@ def test_without_pooling(build, golden):
 )
 @torch.no_grad()
 def test_attentions(build, golden, local_attention, name):
-    model = build(local_attention=local_attention)
+    model = build(local_attention=local_attention).model
     vision = model.backbone.vision
     (local,) = model.dual_path(vision, golden["input.image"]).local
     close(vision.project(local[:1, 1:]), golden[f"variant.attn_{name}.patch_last.image0"])
@@ -199,7 +190,7 @@ def test_attentions(build, golden, local_attention, name):
 
 @torch.no_grad()
 def test_without_half_rounding(build, golden):
-    model = build(half_prompts=False)
+    model = build(half_prompts=False).model
     close(model.encode_text(), golden["variant.no_half.text.features"][0])
     close(
         model.encode_text_for(model.image_features(golden["input.image"])), golden["variant.no_half.cond.text.features"]
@@ -224,9 +215,9 @@ def test_without_half_rounding(build, golden):
 def test_training_trace(build, golden, about, images, name, arguments, local_weight):
     """Five steps; gradients rounded to half precision jump, so deep prompts of faithful implementations differ."""
     trace = about["training"]["traces"][name]
-    model = build(**arguments).train()
-    loss = CraneLoss(local_weight)
-    optimizer = torch.optim.Adam(model.prompts.parameters(), **ADAM)
+    module = build(**arguments, local_weight=local_weight).train()
+    model = module.model
+    optimizer = module.configure_optimizers()
     parameters = dict(model.named_parameters())
     for step, letter in enumerate("ABABA"):
         labels, masks = torch.tensor(about["training"]["labels"][letter]), masks_of(about, letter)
@@ -238,12 +229,10 @@ def test_training_trace(build, golden, about, images, name, arguments, local_wei
         for layer, (focal, dice) in zip(maps, expected["parts_focal_dice_per_tap"], strict=False):
             assert focal_loss(layer, masks).item() == pytest.approx(focal, abs=1e-4)
             assert dice_loss(layer, masks).item() == pytest.approx(dice, abs=1e-4)
-        total = loss(logits, maps, labels, masks)
+        total = module.loss(logits, maps, labels, masks)
         assert total.item() == pytest.approx(expected["total"], abs=1e-4)
-        image_ce = loss(logits, maps, labels, masks) - CraneLoss(local_weight, image_weight=0)(
-            logits, maps, labels, masks
-        )
-        assert image_ce.item() / 0.2 == pytest.approx(expected["image_ce"], abs=1e-4)
+        image_loss = total - local_weight * map_loss(maps, masks) / len(maps)
+        assert image_loss.item() / 0.2 == pytest.approx(expected["image_ce"], abs=1e-4)
         optimizer.zero_grad()
         total.backward()
         if step == 0:
@@ -281,11 +270,12 @@ def check_trained_parameters(parameters, golden, trace, name) -> None:
 def test_loss_of_a_batch_of_one(build, about, images):
     """Dice is per image, where the reference's squeeze makes it an average over rows."""
     expected = about["training"]["batch_of_one"]
-    model = build()
+    module = build()
+    model = module.model
     features = model.image_features(images["A"][expected["image"]][None])
     logits, patches = model.compare(features, model.encode_text_for(features))
     mask = masks_of(about, "A")[expected["image"]][None]
-    loss = CraneLoss()(logits, model.layer_maps(patches), torch.tensor([expected["label"]]), mask)
+    loss = module.loss(logits, model.layer_maps(patches), torch.tensor([expected["label"]]), mask)
     assert loss.item() == pytest.approx(expected["loss_per_image_dice"], abs=1e-4)
 
 
@@ -295,9 +285,8 @@ def test_loss_of_a_batch_of_one(build, about, images):
 @torch.no_grad()
 def test_reference_checkpoint(build, golden):
     expected = load_file(FOLDER / "checkpoint_expected.safetensors")
-    state = torch.load(FOLDER / "checkpoint_sample.pth", weights_only=True)["prompt_learner"]
     for arguments, prefix in (({}, ""), ({"image_token_at_test": True}, "cond.")):
-        model = build(state, **arguments)
+        model = build(weights=FOLDER / "checkpoint_sample.pth", **arguments).model
         output = model(golden["input.image"])
         close(output.pred_score, expected[f"{prefix}score"])
         close(output.anomaly_map, expected[f"{prefix}map.final"])
@@ -312,10 +301,8 @@ def test_published_checkpoint(build, golden, about, tmp_path):
     config["embed_dim"] = config["text_cfg"]["width"] = 768
     config["text_cfg"]["heads"] = 12
     config["vision_cfg"]["head_width"] = about["config"]["head_width"]
-    state = torch.load(FOLDER / "trained_on_mvtec_crane_epoch_5.pth", map_location="cpu", weights_only=True)[
-        "prompt_learner"
-    ]
-    model = build(state, write_backbone(tmp_path, config))
+    weights = FOLDER / "trained_on_mvtec_crane_epoch_5.pth"
+    model = build(**write_backbone(tmp_path, config), weights=weights).model
     expected = load_file(FOLDER / "real_checkpoint_expected.safetensors")
     prefix = "mvtec.own_embeddings."
     close(model.encode_text(), expected[f"{prefix}text.features"])

@@ -87,9 +87,19 @@ OTHERWISE = {
     "distance_precision": "int8",
     "release": "first",
     "false_alarm_rate": 0.2,
+    "few_shot_layers": [1, 3],
+    "reference_weight": 0.3,
+    "min_max": True,
+    "image_token": "replace_prefix",
+    "image_token_at_test": True,
+    "scorebase_pooling": False,
+    "soft_mean": False,
+    "upsampling": "bilinear",
 }
 # They bear on training alone, so that a run may well want others: they are recorded, but do not come back.
-OF_TRAINING = {"lr", "temperature_lr", "local_weight", "augment", "dice_per_row"}
+OF_TRAINING = {
+    *("lr", "temperature_lr", "local_weight", "image_weight", "image_token_prob", "augment", "dice_per_row"),
+}
 
 
 def open_arguments(model) -> list[str]:

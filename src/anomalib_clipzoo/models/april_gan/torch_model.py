@@ -29,6 +29,8 @@ from anomalib_clipzoo.anomaly.references import Reference, ReferenceMemory
 from anomalib_clipzoo.anomaly.text_cache import TextCache
 from anomalib_clipzoo.clip import Backbone
 
+from .ranges import MaximumRanges
+
 LOGIT_SCALE = 100.0  # a constant: CLIP's own learned scale is not used
 SENTENCE_BATCH = 256  # sentences encoded at once, which bounds the memory
 
@@ -92,6 +94,7 @@ class AprilGanModel(nn.Module):
         self.patch_projections = PatchProjections(len(self.layers), vision.width, backbone.embed_dim)
         patches = (vision.grid[0] * vision.grid[1], vision.width)
         self.references = ReferenceMemory({_kind(layer): patches for layer in self.few_shot_layers})
+        self.ranges = MaximumRanges()
         self.smoothing = GaussianSmoothing(vision.image_size, sigma) if sigma else nn.Identity()
         self._texts = TextCache()
 
@@ -174,12 +177,11 @@ class AprilGanModel(nn.Module):
 
         Args:
             features: Features of the images.
-            categories: Whose references each image is compared with, or one for all.
+            categories: Whose references each image is compared with, as ``references.resolve`` says it, or one for all.
 
         Returns:
             Half of one minus the cosine to the closest, ``(K', B, N)``, 0..1.
         """
-        categories = self.references.resolve(categories)
         layers = [(_kind(layer), features.patches[layer]) for layer in self.few_shot_layers]
         return torch.stack([self.references.distances(kind, patches, categories) for kind, patches in layers])
 
@@ -200,7 +202,8 @@ class AprilGanModel(nn.Module):
 
         Returns:
             Image scores ``(B,)`` and anomaly maps ``(B, H, W)``, all 0..1. The map is the mean over layers. The score
-            is that of the image feature against the texts; with references, its mean with the map's maximum.
+            is that of the image feature against the texts; with references, its mean with the map's maximum, in the
+            category's range where ``ranges`` has one.
         """
         few_shot = len(self.references) > 0
         features = self.image_features(images, (*self.layers, *self.few_shot_layers) if few_shot else self.layers)
@@ -208,13 +211,13 @@ class AprilGanModel(nn.Module):
         image = compare(unit(features.image)[:, None], text)
         score = (LOGIT_SCALE * abnormal_logit(image))[:, 0].sigmoid()
         maps = self._probabilities(self.logits(features, text)).mean(dim=0)
-        if few_shot:
-            distances = self._upsample(self.distances(features, categories).mean(dim=0, keepdim=True))[0]
-            maps = (1 - self.reference_weight) * maps + self.reference_weight * distances
-        maps = self.smoothing(maps)
-        if few_shot:
-            score = (score + maps.amax(dim=(1, 2))) / 2
-        return InferenceBatch(pred_score=score, anomaly_map=maps)
+        if not few_shot:
+            return InferenceBatch(pred_score=score, anomaly_map=self.smoothing(maps))
+        categories = self.references.resolve(categories)
+        distances = self._upsample(self.distances(features, categories).mean(dim=0, keepdim=True))[0]
+        maps = self.smoothing((1 - self.reference_weight) * maps + self.reference_weight * distances)
+        maxima = self.ranges.scale(maps.amax(dim=(1, 2)), categories)
+        return InferenceBatch(pred_score=(score + maxima) / 2, anomaly_map=maps)
 
 
 def _kind(layer: int) -> str:

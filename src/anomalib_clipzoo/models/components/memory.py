@@ -5,6 +5,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from anomalib.data.utils import read_image
 from anomalib_clipzoo.anomaly.references import ImageMemory, Reference, choose_references, images_by_category
 
 from .module import ClipZooModule
-from .weights import MODEL_PREFIX, LearnedWeights
+from .weights import LearnedWeights
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +82,25 @@ class MemoryModule(ClipZooModule):
         transform = getattr(self.pre_processor, "transform", self.pre_processor)
         return transform(images) if transform else images
 
+    # ---- what is kept ----
+
+    def load_weights(self, learned: LearnedWeights) -> None:
+        """Fill the model with learned weights; the papers' checkpoints hold no memory and leave it as it is."""
+        if not learned.record:
+            own = {name: value for name, value in self.state_dict().items() if name.startswith(tuple(self._memories))}
+            learned = replace(learned, state={**own, **learned.state})
+        super().load_weights(learned)
+
     def _restore(self, learned: LearnedWeights) -> None:
-        """Make room for a file's images, then take over what it says."""
-        self.memory.make_room(learned.state, f"{MODEL_PREFIX}{self.MEMORY}.")
+        """Make room for what a file holds of images, then take over what it says."""
+        for prefix, memory in self._memories.items():
+            memory.make_room(learned.state, prefix)
         super()._restore(learned)
+
+    @property
+    def _memories(self) -> dict[str, ImageMemory]:
+        """All that grows with the number of images, by its prefix in state dicts."""
+        return {f"{name}.": module for name, module in self.named_modules() if isinstance(module, ImageMemory)}
 
 
 def shown_categories(target: Any, otherwise: str | None = None) -> list[str | None]:

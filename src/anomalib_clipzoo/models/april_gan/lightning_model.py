@@ -1,0 +1,184 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""APRIL-GAN as an anomalib model."""
+
+import logging
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities import CombinedLoader
+from torch import nn
+
+from anomalib_clipzoo.anomaly.losses import map_loss
+from anomalib_clipzoo.clip import Backbone, quarter_layers
+from anomalib_clipzoo.models.components.arguments import AUTO, defaults_of
+from anomalib_clipzoo.models.components.few_shot import FewShotModule
+from anomalib_clipzoo.models.components.types import (
+    CountFrom0,
+    ImageSize,
+    Layers,
+    Name,
+    PositiveNumber,
+    Rate,
+    Share,
+    Sigma,
+    Words,
+)
+
+from .torch_model import AprilGanModel
+
+logger = logging.getLogger(__name__)
+
+ADAM_BETAS = (0.5, 0.999)
+
+
+class AprilGan(FewShotModule, AnomalibModule):
+    """APRIL-GAN: linear layers on patch tokens, and a few normal images (VAND 2023 challenge, arXiv 2305.17382).
+
+    It learns on one dataset's annotated images and is used on products that it never saw. Without annotated anomalies
+    it learns on synthetic ones; with ``weights`` nothing is learned, unless ``fine_tune`` says so. With ``k_shot``
+    normal images or more, patches are compared with theirs, too; these references are kept with checkpoints and
+    weights. What is left open is as ``weights`` were made with, else the paper's, in brackets.
+
+    Args:
+        backbone: An open_clip name with a plain ViT tower, a path to an open_clip JSON config, or "toy". [ViT-L-14-336]
+        pretrained: An open_clip tag, a path to a file of CLIP weights, or ``None`` for random weights; "auto" leaves it
+            open. [openai]
+        weights: Learned weights: a .safetensors or .ckpt of this package, or the reference repository's own .pth.
+        fine_tune: Whether fitting goes on from ``weights`` instead of using them as they are.
+        image_size: Height and width in pixels, multiples of the patch size. [518 where the patch size divides it, else
+            the backbone's native size]
+        layers: Image blocks whose patch tokens are projected and compared with the texts, counted from 1. [the quarter
+            points, (6, 12, 18, 24) of 24]
+        few_shot_layers: Image blocks whose patch tokens are compared with the references'. [the same]
+        normal_states: States of a normal object, {} is where the class name goes. [seven, the same as WinCLIP's]
+        abnormal_states: States of an object with an anomaly. [five, the same as AdaCLIP's]
+        templates: Sentences, {} is where the object in its state goes. [35]
+        class_name: What all images show. [each image's own category where known, else "object"]
+        k_shot: Number of normal reference images of each category. 0 goes without, unless ``weights`` hold some.
+        few_shot_source: Folder of normal images to choose the references from, with or without a subfolder for each
+            category. ``None``: the datamodule's normal training images.
+        seed: Seed of the choice of references; nothing else depends on it.
+        reference_weight: Share of the references in the map, 0..1. [two thirds with as many layers for both: the
+            reference code adds up layers, and distances count up to 2]
+        min_max: Whether the map's maximum, before it counts in the few-shot score, is scaled by the smallest and the
+            largest maximum of its category's images, as in the reference code. A score then depends on all images of
+            the test, which are run twice. [no: each image by itself]
+        sigma: Gaussian smoothing of the map in pixels. [0, none]
+        quick_gelu: Whether CLIP runs with QuickGELU. [no: the reference code runs OpenAI's weights with the exact GELU]
+        lr: Learning rate.
+        false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
+            validation images alone. [none: thresholds of the best F1 score on validation images]
+        predictions: Whether testing and predicting write a table, ``predictions.csv``.
+        pre_processor: Pre-processor, or whether to use the default.
+        post_processor: Post-processor, or whether to use the default.
+        evaluator: Evaluator, or whether to use the default.
+        visualizer: Visualizer, or whether to use the default.
+
+    Raises:
+        ValueError: If arguments, weights and backbone do not fit together; the message says how.
+        FileNotFoundError: If a file or folder does not exist or CLIP's weights cannot be downloaded.
+    """
+
+    MODEL: ClassVar[type[nn.Module]] = AprilGanModel
+    PAPER_EPOCHS: ClassVar[int] = 3  # on MVTec AD; 15 on VisA
+    REFERENCE_KEYS: ClassVar[dict[str, str | None]] = {"trainable_linearlayer.fc.": "patch_projections."}
+
+    def __init__(
+        self,
+        backbone: str | None = None,
+        pretrained: str | Path | None = AUTO,
+        weights: str | Path | None = None,
+        fine_tune: bool = False,
+        image_size: ImageSize | None = None,
+        layers: Layers | None = None,
+        few_shot_layers: Layers | None = None,
+        normal_states: Words | None = None,
+        abnormal_states: Words | None = None,
+        templates: Words | None = None,
+        class_name: Name | None = None,
+        k_shot: CountFrom0 = 0,
+        few_shot_source: str | Path | None = None,
+        seed: int = 0,
+        reference_weight: Share | None = None,
+        min_max: bool | None = None,
+        sigma: Sigma | None = None,
+        quick_gelu: bool | None = None,
+        lr: PositiveNumber = 1e-3,
+        false_alarm_rate: Rate | None = None,
+        predictions: bool = True,
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        arguments = self.collect(locals())
+        super().__init__(pre_processor, post_processor, evaluator, visualizer)
+        self.assemble(arguments)
+
+    def paper_arguments(self, clip: Backbone) -> dict[str, Any]:
+        """Return the paper's values for this CLIP."""
+        return {**defaults_of(AprilGanModel), "layers": quarter_layers(clip.vision.depth)}
+
+    # ---- the reference code's score over all images of a category ----
+
+    def on_validation_start(self) -> None:
+        """See to the references, then to the ranges of the validation images' maps."""
+        super().on_validation_start()
+        self._fit_ranges(self.trainer.val_dataloaders)
+
+    def on_validation_end(self) -> None:
+        """Drop what served the validation alone."""
+        self.model.ranges.forget(self.borrowed)
+        super().on_validation_end()
+
+    def on_test_start(self) -> None:
+        """See to the references, then to the ranges of the test images' maps, as the reference code does."""
+        super().on_test_start()
+        self._fit_ranges(self.trainer.test_dataloaders)
+
+    def on_predict_start(self) -> None:
+        """See to the references, then to the ranges of the maps, unless an earlier run left them."""
+        super().on_predict_start()
+        if not len(self.model.ranges):
+            self._fit_ranges(self.trainer.predict_dataloaders)
+
+    def _fit_ranges(self, loaders: Any) -> None:
+        """Run all images once for the range in which the maps of each category have their maximum.
+
+        Raises:
+            ValueError: If the images are spread over several processes, none of which sees all.
+        """
+        if not (self.hparams["min_max"] and len(self.model.references)):
+            return
+        if self.trainer.world_size > 1:
+            msg = "min_max needs all images of a category in one process: run on one device, or leave it out."
+            raise ValueError(msg)
+        logger.info("min_max: all images are run once before, for the range of their maps.")
+        self.model.ranges.forget(self.model.ranges.categories)
+        found: dict[str | None, list[float]] = {}
+        for batch, _, _ in iter(CombinedLoader(loaders, "sequential")):
+            maps = self.model(self.pre_process(batch.image.to(self.device)), **self.context(self.categories(batch)))
+            resolved = self.model.references.resolve(self.categories(batch))
+            for category, maximum in zip(resolved, maps.anomaly_map.amax(dim=(1, 2)).tolist(), strict=True):
+                found.setdefault(category, []).append(maximum)
+        self.model.ranges.keep({category: (min(maxima), max(maxima)) for category, maxima in found.items()})
+
+    # ---- training ----
+
+    def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Compute the loss of a batch of images with masks."""
+        del args, kwargs
+        maps = self.model.layer_maps(batch.image, self.class_names(self.categories(batch)))
+        loss = map_loss(maps, batch.gt_mask)
+        self.log("train_loss", loss, on_epoch=True, prog_bar=True, batch_size=len(batch.image))
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Configure Adam on the projections."""
+        return torch.optim.Adam(self.model.patch_projections.parameters(), lr=self.hparams["lr"], betas=ADAM_BETAS)

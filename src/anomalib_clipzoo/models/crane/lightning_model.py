@@ -1,0 +1,166 @@
+# Copyright (C) 2026 The anomalib-clipzoo authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Crane as an anomalib model."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.visualization import Visualizer
+from torch import nn
+
+from anomalib_clipzoo.clip import Backbone
+from anomalib_clipzoo.models.anomaly_clip import AnomalyClip
+from anomalib_clipzoo.models.anomaly_clip.dual_path import LocalAttention
+from anomalib_clipzoo.models.anomaly_clip.prompting import ImageToken
+from anomalib_clipzoo.models.components.arguments import AUTO, defaults_of
+from anomalib_clipzoo.models.components.module import ClipZooModule
+from anomalib_clipzoo.models.components.types import (
+    Count,
+    ImageSize,
+    Layers,
+    Name,
+    NonNegativeNumber,
+    PositiveNumber,
+    Rate,
+    Share,
+    Sigma,
+    Words,
+)
+from anomalib_clipzoo.models.components.weights import Lengths
+
+from .loss import IMAGE_WEIGHT, LOCAL_WEIGHT, CraneLoss
+from .torch_model import CraneModel, Upsampling
+
+ADAM_BETAS = (0.6, 0.999)
+PROJECTIONS = "prompt_learner.compound_prompt_projections."  # AnomalyCLIP's files have them, Crane's have not
+
+
+class Crane(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning and anomalib disagree on to_onnx
+    """Crane: context-guided prompts and refined attention for zero-shot anomaly detection (2025, arXiv 2504.11055).
+
+    This is the base variant, without DINO. It learns on one dataset's annotated images and is used on products that it
+    never saw. Without annotated anomalies it learns on synthetic ones; with ``weights`` nothing is learned, unless
+    ``fine_tune`` says so. What is left open is as ``weights`` were made with, else the paper's, in brackets.
+
+    Args:
+        backbone: An open_clip name with a plain ViT tower, a path to an open_clip JSON config, or "toy". [ViT-L-14-336]
+        pretrained: An open_clip tag, a path to a file of CLIP weights, or ``None`` for random weights; "auto" leaves it
+            open. [openai]
+        weights: Learned weights: a .safetensors or .ckpt of this package, or the reference repository's own .pth.
+        fine_tune: Whether fitting goes on from ``weights`` instead of using them as they are.
+        image_size: Height and width in pixels, multiples of the patch size. [518 where the patch size divides it, else
+            the backbone's native size]
+        layers: Image blocks whose patches are compared with the texts, counted from 1. [the last alone, which all
+            published numbers were made with; the paper describes (6, 12, 18, 24) of 24]
+        dpam_layer: Where the local stream begins, in the reference code's counting: the last ``dpam_layer - 1`` blocks
+            have one, 1 goes without. [20 of 24, scaled by depth]
+        local_attention: Attention of the local stream: "qq", "kk", "vv", sums of them, or "(q+k+v)^2". ["qq+kk+vv"]
+        normal_states: States of things in order, averaged; {} is where the object goes, which else comes last. [the
+            object alone]
+        abnormal_states: States of things with an anomaly, averaged, such as "cracked" or "{} with a missing part".
+            ["damaged"]
+        class_name: The word for any object. ["object"]
+        n_ctx: Number of learned words in a prompt. [12]
+        depth: How many blocks of the text tower get learned tokens, the first with its learned words included. [9, or
+            all where the tower has fewer]
+        t_n_ctx: Number of learned tokens in a block. [4]
+        half_prompts: Whether the learned tokens pass through half precision, as in the reference code. [yes]
+        image_token: Where the image's feature goes in the prompts: one more word after ("pad_suffix") or before
+            ("pad_prefix") the learned ones, or in place of the last ("replace_suffix") or first ("replace_prefix") of
+            them; "none" leaves it out. ["pad_suffix"]
+        image_token_prob: How likely prompts see the images of a training batch, 0..1.
+        image_token_at_test: Whether prompts see the image outside training, too. [no, which all published numbers were
+            made with; the paper describes it]
+        scorebase_pooling: Whether patches, weighted by how anomalous they are, have a say in the image score. [yes]
+        soft_mean: Whether layers' probabilities are averaged; otherwise their logits are. [yes]
+        upsampling: How the maps of training come to the image's resolution: "nearest" or "bilinear". ["nearest"]
+        sigma: Gaussian smoothing of the map in pixels. [4 of 518, scaled by height]
+        quick_gelu: Whether CLIP runs with QuickGELU. [yes, as OpenAI's weights were trained with]
+        lr: Learning rate.
+        local_weight: Weight of the maps' losses, averaged over layers. The reference code has 2 for each of four.
+        image_weight: Weight of the images' loss.
+        false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
+            validation images alone. [none: thresholds of the best F1 score on validation images]
+        predictions: Whether testing and predicting write a table, ``predictions.csv``.
+        pre_processor: Pre-processor, or whether to use the default.
+        post_processor: Post-processor, or whether to use the default.
+        evaluator: Evaluator, or whether to use the default.
+        visualizer: Visualizer, or whether to use the default.
+
+    Raises:
+        ValueError: If arguments, weights and backbone do not fit together; the message says how.
+        FileNotFoundError: If a file does not exist or CLIP's weights cannot be downloaded.
+    """
+
+    MODEL: ClassVar[type[nn.Module]] = CraneModel
+    PAPER_EPOCHS: ClassVar[int] = 5
+    QUICK_GELU: ClassVar[bool] = AnomalyClip.QUICK_GELU
+    POSITIONS: ClassVar[dict[str, Any]] = AnomalyClip.POSITIONS
+    REFERENCE_KEYS: ClassVar[dict[str, str | None]] = {
+        key: name for key, name in AnomalyClip.REFERENCE_KEYS.items() if key != PROJECTIONS
+    }
+    LENGTHS: ClassVar[Lengths] = AnomalyClip.LENGTHS
+
+    def __init__(
+        self,
+        backbone: str | None = None,
+        pretrained: str | Path | None = AUTO,
+        weights: str | Path | None = None,
+        fine_tune: bool = False,
+        image_size: ImageSize | None = None,
+        layers: Layers | None = None,
+        dpam_layer: Count | None = None,
+        local_attention: LocalAttention | None = None,
+        normal_states: Words | None = None,
+        abnormal_states: Words | None = None,
+        class_name: Name | None = None,
+        n_ctx: Count | None = None,
+        depth: Count | None = None,
+        t_n_ctx: Count | None = None,
+        half_prompts: bool | None = None,
+        image_token: ImageToken | None = None,
+        image_token_prob: Share = 1.0,
+        image_token_at_test: bool | None = None,
+        scorebase_pooling: bool | None = None,
+        soft_mean: bool | None = None,
+        upsampling: Upsampling | None = None,
+        sigma: Sigma | None = None,
+        quick_gelu: bool | None = None,
+        lr: PositiveNumber = 1e-3,
+        local_weight: NonNegativeNumber = LOCAL_WEIGHT,
+        image_weight: NonNegativeNumber = IMAGE_WEIGHT,
+        false_alarm_rate: Rate | None = None,
+        predictions: bool = True,
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        arguments = self.collect(locals())
+        super().__init__(pre_processor, post_processor, evaluator, visualizer)
+        self.assemble(arguments)
+        self.loss = CraneLoss(self.hparams["local_weight"], self.hparams["image_weight"])
+
+    def paper_arguments(self, clip: Backbone) -> dict[str, Any]:
+        """Return the paper's values for this CLIP."""
+        defaults = defaults_of(CraneModel)
+        return {**defaults, "layers": (clip.vision.depth,), "depth": min(defaults["depth"], clip.text.depth)}
+
+    def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Compute the loss of a batch of images with labels and masks, whose prompts mostly see them."""
+        del args, kwargs
+        features = self.model.image_features(batch.image)
+        see_images = torch.rand(()) < self.hparams["image_token_prob"]
+        text = self.model.encode_text_for(features) if see_images else self.model.encode_text()
+        logits, patches = self.model.compare(features, text)
+        loss = self.loss(logits, self.model.layer_maps(patches), batch.gt_label, batch.gt_mask)
+        self.log("train_loss", loss, on_epoch=True, prog_bar=True, batch_size=len(batch.image))
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Configure Adam on the prompts."""
+        return torch.optim.Adam(self.model.prompts.parameters(), lr=self.hparams["lr"], betas=ADAM_BETAS)
