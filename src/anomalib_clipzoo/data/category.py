@@ -138,17 +138,26 @@ class CategoryDataset(AnomalibDataset):
             masks, normal images of the others have an empty one.
         """
         sample = self.samples.iloc[index]
-        dataset = self.datasets[sample["dataset"]]
-        if isinstance(dataset, CategoryDataset):
-            item: Any = dataset[sample["row"]]
-        else:
-            lacks_mask = sample["label_index"] == LabelName.ABNORMAL and not mask_paths(sample["mask_path"])
-            item = (_without_masks(dataset) if lacks_mask else dataset)[sample["row"]]
-            values = {field.name: getattr(item, field.name) for field in fields(item)}
-            item = CategoryItem(**values, category=self.categories[sample["dataset"]])
+        item = self._read(sample)
         if item.gt_mask is None and self.task == TaskType.SEGMENTATION and sample["label_index"] == LabelName.NORMAL:
             item.gt_mask = Mask(torch.zeros(item.image.shape[-2:], dtype=torch.uint8))
         return item
+
+    def _read(self, sample: pd.Series) -> Any:
+        """Read a sample's item from the dataset that owns it."""
+        dataset = self.datasets[sample["dataset"]]
+        if isinstance(dataset, CategoryDataset):
+            return dataset[sample["row"]]
+        masks = mask_paths(sample["mask_path"])
+        if sample["label_index"] == LabelName.ABNORMAL and not masks:
+            dataset = _without_masks(dataset)
+        try:
+            item = dataset[sample["row"]]
+        except Exception as error:  # decoders and transforms fail with errors of many kinds, and name no file
+            msg = f"{' or '.join([str(sample['image_path']), *masks])} cannot be read or transformed: {error}"
+            raise ValueError(msg) from error
+        values = {field.name: getattr(item, field.name) for field in fields(item)}
+        return CategoryItem(**values, category=self.categories[sample["dataset"]])
 
     def __add__(self, other_dataset: AnomalibDataset) -> CategoryDataset:  # type: ignore[override]
         """Put another dataset behind this one; its items keep their category."""

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pandas as pd
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from tqdm import tqdm
 
@@ -106,11 +107,10 @@ class MultiCategory(NestedDataModule):
                 if hasattr(datamodule, subset)
             }
             if parts:
-                dataset = CategoryDataset(list(parts.values()), list(parts))
-                if self.checks_files:
-                    check_files(dataset.samples)
-                setattr(self, subset, dataset)
+                setattr(self, subset, CategoryDataset(list(parts.values()), list(parts)))
         if self.checks_files:
+            used = [getattr(self, subset).samples for subset in SUBSETS if hasattr(self, subset)]
+            check_files(pd.concat(used).drop_duplicates("image_path"))
             warn_of_missing_masks(self.test_data)
 
 
