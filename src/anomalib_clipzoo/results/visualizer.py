@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, resize, to_dtype, to_image
 
+from anomalib_clipzoo.plugin.patches.images import image_paths
 from anomalib_clipzoo.results.folder_images import problems_of
 from anomalib_clipzoo.results.images import read_image
 from anomalib_clipzoo.results.rows import LABELS, Thresholds
@@ -34,6 +35,8 @@ SMALLEST_FONT = 8
 TITLES = {"gt_mask": "ground truth", "anomaly_map": "heatmap", "pred_mask": "predicted mask"}
 COLOURS = {"anomalous": "#ff8a80", "normal": "#b9f6ca"}
 JPEG_QUALITY = 92
+PNG_LEVEL = 1
+"""At Pillow's own level 6, writing took longer than all the rest of a prediction on a small model."""
 
 
 class HeatmapVisualizer(ImageVisualizer):
@@ -59,7 +62,7 @@ class HeatmapVisualizer(ImageVisualizer):
         del pl_module
         name = getattr(getattr(trainer, "datamodule", None), "name", None)
         loaders = trainer.test_dataloaders if trainer.testing else trainer.predict_dataloaders
-        self._root = common_root(_image_paths(loaders), name)
+        self._root = common_root(list(image_paths(loaders)), name)
 
     on_predict_start = on_test_start
 
@@ -209,7 +212,7 @@ def _save(picture: Image.Image, path: Path) -> None:
     """Save a picture; where that fails, leave no half of it and name it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        picture.save(path, quality=JPEG_QUALITY)
+        picture.save(path, quality=JPEG_QUALITY, compress_level=PNG_LEVEL)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
@@ -248,14 +251,3 @@ def common_root(paths: Sequence[str], name: str | None = None) -> Path | None:
     except ValueError:  # several drives
         return None
     return folder if name and folder.name.lower() == name.lower() else folder.parent
-
-
-def _image_paths(loaders: Any) -> list[str]:
-    """Paths of the images that data loaders read, as far as their datasets tell."""
-    paths: list[str] = []
-    for loader in loaders if isinstance(loaders, Iterable) and not hasattr(loaders, "dataset") else [loaders]:
-        dataset = getattr(loader, "dataset", None)
-        samples = getattr(dataset, "samples", None)
-        files = getattr(dataset, "image_filenames", None) if samples is None else samples["image_path"]
-        paths.extend(map(str, () if files is None else files))
-    return paths

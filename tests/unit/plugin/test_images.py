@@ -58,6 +58,14 @@ def test_each_image_has_a_heatmap_of_its_own(patched, unpatched, tmp_path):
     assert heatmaps(tmp_path, draw(tmp_path / "photos", *DAYS)) == {f"CountsItsSteps/latest/images/{n}" for n in names}
 
 
+def test_the_folder_of_all_images_is_looked_for_once_in_a_run(tmp_path, monkeypatch):
+    asked = []
+    find = images.image_paths
+    monkeypatch.setattr(images, "image_paths", lambda loaders: asked.append(1) or find(loaders))
+    heatmaps(tmp_path, draw(tmp_path / "photos", *DAYS))
+    assert len(asked) == 1
+
+
 def test_images_beside_their_folders_have_one_too(tmp_path):
     names = ("1.png", "photos/1.png", "a/photos/1.png")
     expected = {f"CountsItsSteps/latest/images/{name}" for name in names}

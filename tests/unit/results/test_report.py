@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from anomalib_clipzoo.command import main
 from anomalib_clipzoo.results.report import report
+from anomalib_clipzoo.results.report.beside import published_beside
 from anomalib_clipzoo.results.report.comparison import Comparison, configurations_of, differences_of, warnings_of
 from anomalib_clipzoo.results.report.gallery import Gallery
 from anomalib_clipzoo.results.report.runs import find_runs
@@ -220,6 +221,27 @@ def test_a_table_in_markdown_has_equally_many_cells_in_every_line(written):
     assert len(tables) >= 4
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.strip().splitlines()}) == 1, table
+
+
+def test_published_figures_stand_beside_those_of_the_same_method_and_target(tmp_path):
+    visa = {"datamodule": "CrossDataset", "target": {"datamodule": "MultiCategory", "data": {"datamodule": "Visa"}}}
+    write_run(tmp_path / "runs" / "a", SCORES, 0.8, model="AnomalyClip", data=visa)
+    write_run(tmp_path / "runs" / "b", SCORES, 0.7, model="WinClipPlus", data=visa, arguments={"k_shot": 4})
+    write_run(tmp_path / "runs" / "c", SCORES, 0.6)
+    beside = published_beside(configurations_of(find_runs([tmp_path / "runs"])))
+    methods = {(one.published.method, one.published.target, one.published.shots) for one in beside}
+    assert methods == {("AnomalyCLIP", "VisA", 0), ("WinCLIP", "VisA", 4)}
+    (paper,) = [
+        one for one in beside if one.published.source == "paper, table 1" and one.published.figure == "image_AUROC"
+    ]
+    assert paper.published.value == "82.1"
+    assert paper.figure.mean == pytest.approx(0.8)
+    report([tmp_path / "runs"], tmp_path / "report", resamples=20)
+    for name, cells in (
+        ("report.md", " | 80.0 | 82.1 | "),
+        ("report.html", '80.0</td>\n      <td class="number">82.1</td>'),
+    ):
+        assert cells in (tmp_path / "report" / name).read_text()
 
 
 def test_a_prediction_without_truth_has_no_curves(tmp_path):

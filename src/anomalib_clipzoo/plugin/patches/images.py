@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 _common_folder: ContextVar[Path | None] = ContextVar("common_folder", default=None)
+_folders: WeakKeyDictionary[Trainer, tuple[Any, Path | None]] = WeakKeyDictionary()
+"""Loaders of a trainer's present run, and the folder that their images are in."""
 
 
 def let_printable_paths_through(contains: Callable[..., bool]) -> Callable[..., bool]:  # noqa: ARG001
@@ -71,7 +74,10 @@ def tell_folder(draw: Callable[..., None]) -> Callable[..., None]:
 def names_of(trainer: Trainer) -> Iterator[None]:
     """Give heatmaps the names that they have in the run of a trainer."""
     loaders = trainer.predict_dataloaders if trainer.predicting else trainer.test_dataloaders
-    token = _common_folder.set(common_folder(map(os.path.dirname, image_paths(loaders))))
+    known = _folders.get(trainer)
+    if known is None or known[0] is not loaders:  # as long as the list of images, so not for each batch
+        known = _folders[trainer] = loaders, common_folder(map(os.path.dirname, image_paths(loaders)))
+    token = _common_folder.set(known[1])
     try:
         yield
     finally:

@@ -105,14 +105,12 @@ class Comparison:
         configurations: The runs, seeds together.
         differences: Each run against the first, on the images that both have.
         warnings: In what runs differ that one would not expect to.
-        published: Published figures of the models on the data.
     """
 
     runs: list[Run]
     configurations: list[Configuration]
     differences: list[Difference]
     warnings: list[str]
-    published: list[Any]
 
     @classmethod
     def of(cls, runs: Sequence[Run], resamples: int) -> Comparison:
@@ -123,7 +121,7 @@ class Comparison:
             resamples: Resamples of the bootstrap.
         """
         differences = [one for run in runs[1:] for one in differences_of(run, runs[0], resamples)]
-        return cls(list(runs), configurations_of(runs), differences, warnings_of(runs), [])
+        return cls(list(runs), configurations_of(runs), differences, warnings_of(runs))
 
     @property
     def metrics(self) -> list[str]:

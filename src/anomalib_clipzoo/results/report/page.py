@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from anomalib_clipzoo.results.report import plots
+from anomalib_clipzoo.results.report.beside import published_beside
 from anomalib_clipzoo.results.report.comparison import Comparison, Spread
 from anomalib_clipzoo.results.report.gallery import Gallery
 from anomalib_clipzoo.results.report.runs import Run
@@ -67,6 +68,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
     headings = dict.fromkeys(name for row in details for name, value in row.items() if value)
     return {
         "comparison": comparison,
+        "published": published_beside(comparison.configurations),
         "created": now(),
         "details": details,
         "headings": list(headings),
