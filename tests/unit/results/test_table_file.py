@@ -3,6 +3,7 @@
 
 import csv
 import resource
+from contextlib import contextmanager
 
 import pytest
 
@@ -14,12 +15,15 @@ def rows_in(path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.fixture
-def small_disk():
+@contextmanager
+def small_disk(size: int):
     """Let no file of this process grow beyond a size, as on a disk that is full."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_rows_can_be_read_before_the_file_is_closed(tmp_path):
@@ -29,11 +33,10 @@ def test_rows_can_be_read_before_the_file_is_closed(tmp_path):
     assert rows_in(table.path) == [{"path": 'a, "b"\nc.png', "score": "0.5"}, {"path": "d", "score": ""}]
 
 
-def test_a_full_disk_leaves_whole_rows_and_an_error_that_names_the_file(tmp_path, small_disk):
+def test_a_full_disk_leaves_whole_rows_and_an_error_that_names_the_file(tmp_path):
     table = TableFile(tmp_path / "table.csv", ["path"])
     table.append([{"path": "x" * 50}])
-    small_disk(100)
-    with pytest.raises(OSError, match="1 rows written before") as caught:
+    with small_disk(100), pytest.raises(OSError, match="1 rows written before") as caught:
         table.append([{"path": "y" * 40}, {"path": "z" * 40}])
     assert caught.value.filename == str(table.path)
     assert rows_in(table.path) == [{"path": "x" * 50}]
