@@ -5,10 +5,13 @@
 
 import torch
 
+from .precision import full_precision
+
 EPSILON = 1e-5  # keeps targets and probabilities off 0 and 1, as the reference codes do
 GAMMA = 2.0
 
 
+@full_precision
 def focal_loss(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Focal loss of Lin et al. (2017) on two-class probabilities, with gamma 2 and no class weight.
 
@@ -24,6 +27,7 @@ def focal_loss(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (-((1 - correct) ** GAMMA) * correct.log()).mean()
 
 
+@full_precision
 def dice_loss(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Soft dice loss per map, smoothed by 1.
 
@@ -40,6 +44,7 @@ def dice_loss(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (1 - (2 * overlap + 1) / (total + 1)).mean()
 
 
+@full_precision
 def map_loss(maps: torch.Tensor, masks: torch.Tensor, *, normal_too: bool = False) -> torch.Tensor:
     """Sum over layers of the focal and the dice loss, weighted alike, as the papers' codes have it.
 

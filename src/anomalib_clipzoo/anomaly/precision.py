@@ -9,6 +9,7 @@ epsilons of harmonic means are zero in half precision.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -26,13 +27,17 @@ def full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
     def run(*args: Any, **kwargs: Any) -> Result:
         cast = [_to_single(value) for value in args]
         named = {name: _to_single(value) for name, value in kwargs.items()}
-        device = next(value.device.type for value in (*cast, *named.values()) if isinstance(value, torch.Tensor))
-        if not torch.is_autocast_enabled(device):  # exported graphs know no context of their own
-            return function(*cast, **named)
-        with torch.autocast(device, enabled=False):
+        device = next(value.device for value in (*cast, *named.values()) if isinstance(value, torch.Tensor))
+        with without_autocast(device):
             return function(*cast, **named)
 
     return run
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Return a context without autocast."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()  # exported graphs know no context
 
 
 def _to_single(value: Any) -> Any:
@@ -56,7 +61,7 @@ def like_weights(layer: nn.Linear, features: torch.Tensor) -> torch.Tensor:
 
 
 class FullPrecisionBuffers(nn.Module):
-    """A module without parameters whose buffers follow the model from device to device, not to half precision."""
+    """A module without parameters whose buffers follow the model from device to device, not to another precision."""
 
     def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
         exact = dict(self.named_buffers(recurse=False))

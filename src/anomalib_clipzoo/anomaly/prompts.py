@@ -145,6 +145,17 @@ def average_states(features: torch.Tensor, counts: Sequence[int]) -> torch.Tenso
     return unit(torch.stack(means, dim=-2))
 
 
+def check_count(given: Sequence[str | None], images: torch.Tensor, what: str) -> None:
+    """Make sure that there is one class name or category for each image of a batch, or one for all.
+
+    Raises:
+        ValueError: If not.
+    """
+    if len(given) != 1 and len(given) != len(images):
+        msg = f"There are {len(images)} images but {len(given)} {what}: give one for each, or one for all."
+        raise ValueError(msg)
+
+
 def clean_class_name(class_name: str) -> str:
     """Return a class name as AdaCLIP writes it in a sentence: hyphens become spaces, underscores stay.
 

@@ -242,4 +242,4 @@ def _distances(features: torch.Tensor, references: torch.Tensor, block: int = RE
     """Half of one minus the cosine to the closest reference, in blocks of references, which bounds the memory."""
     closest = [(features @ part.T.to(features)).amax(dim=-1) for part in references.split(block)]
     similarity = torch.stack(closest).amax(dim=0)
-    return ((1 - similarity) / 2).clamp(min=0)
+    return ((1 - similarity) / 2).clamp(0, 1)

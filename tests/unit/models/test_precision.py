@@ -7,9 +7,12 @@ import pytest
 import torch
 from anomalib.data import ImageBatch
 
+from anomalib_clipzoo.anomaly.losses import dice_loss, focal_loss, map_loss
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing
 from anomalib_clipzoo.anomaly.references import Reference
 from anomalib_clipzoo.anomaly.text_cache import TextCache
+from anomalib_clipzoo.models.win_clip_plus import WinClipPlus
+from anomalib_clipzoo.models.win_clip_plus.scores import VARIANTS
 from tests.tiny import write_tiny_clip
 from tests.unit.models.test_arguments import LEARNING, MODELS, build
 
@@ -69,10 +72,48 @@ def test_losses_are_in_single_precision(model_class, tiny):
     assert all(value.grad.isfinite().all() for value in model.parameters() if value.grad is not None)
 
 
-def test_a_saturated_map_stays_within_its_range():
-    maps = GaussianSmoothing((64, 48), 3.7)(torch.ones(2, 64, 48))
+@pytest.mark.parametrize("size", [(64, 48), (70, 70), (96, 130)], ids=str)
+@pytest.mark.parametrize("sigma", [0.7, 3.7, 8.0])
+def test_a_saturated_map_stays_within_its_range(size, sigma):
+    maps = GaussianSmoothing(size, sigma)(torch.ones(2, *size))
     assert maps.max() <= 1
     assert maps.min() > 1 - 1e-5
+
+
+@pytest.mark.parametrize("image_size", [(32, 56), (64, 40)], ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@torch.no_grad()
+def test_windows_that_are_sure_make_a_map_within_its_range(tiny, monkeypatch, variant, value, image_size):
+    model = build(WinClipPlus, tiny, variant=variant, image_size=image_size, scales=[1, 2, 3]).model
+    sure = torch.full_like
+    monkeypatch.setattr(model, "probabilities", lambda features, _: sure(features[..., 0], value))
+    monkeypatch.setattr(model.references, "distances", lambda _kind, features, _: sure(features[..., 0], value))
+    model.remember(torch.randn(1, 3, *image_size), [Reference(None, "good.png")])
+    output = model(torch.randn(2, 3, *image_size))
+    for values in output.pred_score, output.anomaly_map:
+        assert values.min() >= 0
+        assert values.max() <= 1
+        torch.testing.assert_close(values, sure(values, value), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("loss", [focal_loss, dice_loss, map_loss])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_take_half_precision_and_give_single(loss, dtype):
+    maps = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    masks = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1)) > 0.9
+    with torch.autocast("cpu", torch.bfloat16):
+        given = loss(maps, masks)
+    assert torch.equal(given, loss(maps.float(), masks))
+
+
+@pytest.mark.parametrize("around", ["bf16-true", "16-true"])
+def test_references_keep_their_precision(around, tiny):
+    model = build(WinClipPlus, tiny, image_size=48)
+    few_shot(model)
+    before = {name: value.clone() for name, value in model.model.references.named_buffers()}
+    AROUND[around](model)
+    assert all(torch.equal(value, before[name]) for name, value in model.model.references.named_buffers())
 
 
 @pytest.mark.parametrize("model_class", MODELS, ids=lambda model: model.__name__)
@@ -120,3 +161,64 @@ def test_a_cache_encodes_each_name_once_and_forgets_what_no_longer_holds():
         layer.weight.add_(1)
     cache.lookup(["a"], [layer], encode)
     assert calls[2:] == [["a"]]
+
+
+class Halving(torch.nn.Module):
+    """What a cache keeps: a value that a layer makes of a name, whatever the mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.cache, self.calls = torch.nn.Linear(2, 2), TextCache(), []
+
+    def encode(self, names: list[str]) -> list[torch.Tensor]:
+        self.calls.extend(names)
+        return [self.layer(torch.ones(2, dtype=self.layer.weight.dtype)) for _ in names]
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values + self.cache.lookup(["name"], [self.layer], self.encode)[0]
+
+
+def test_a_cache_is_made_in_no_mode_and_serves_every_mode():
+    model = Halving()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        model(torch.ones(2))
+    (kept,) = model.cache.lookup(["name"], [model.layer], model.encode)
+    assert model.calls == ["name"]
+    assert kept.dtype is torch.float32
+    assert not kept.is_inference()
+    model(torch.ones(2, requires_grad=True)).sum().backward()
+
+
+def test_a_cache_forgets_over_a_change_of_precision_and_back():
+    model = Halving()
+    before = model(torch.zeros(2))
+    model.bfloat16().float()
+    given = model(torch.zeros(2))
+    assert model.calls == ["name", "name"]
+    assert not torch.equal(given, before)
+
+
+def test_a_cache_follows_changes_that_leave_no_trace():
+    model = Halving()
+    before = model(torch.zeros(2))
+    model.layer.weight.data.mul_(2)
+    assert not torch.equal(model(torch.zeros(2)), before)
+    compiled = torch.compile(model, backend="eager")
+    compiled(torch.zeros(2))
+    model.layer.weight.data.mul_(2)
+    assert torch.equal(compiled(torch.zeros(2)), model(torch.zeros(2)))
+
+
+def test_exported_texts_are_constants_that_were_encoded_before():
+    model = Halving().eval()
+    with pytest.raises(RuntimeError, match=r"Texts about 'name' are to be constants .* run the model once"):
+        torch.export.export(model, (torch.ones(2),), strict=False)
+    expected = model(torch.ones(2))
+    program = torch.export.export(model, (torch.ones(2),), strict=False)
+    assert not [node for node in program.graph.nodes if "linear" in str(node.target)]
+    torch.testing.assert_close(program.module()(torch.ones(2)), expected)
+    assert torch.equal(model(torch.ones(2)), expected)  # nothing of the graph is left in the cache
+    with torch.no_grad():
+        model.train().layer.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="run the model once"):  # texts of before the training
+        torch.export.export(model.eval(), (torch.ones(2),), strict=False)

@@ -60,7 +60,7 @@ class HybridPrompts(nn.Module):
             J prompts, each ``(B, M, D)``, or ``(1, M, D)`` where they are static.
         """
         prompts = self._prompts(image_features)
-        return [prompt.half() for prompt in prompts] if self.half_prompts else prompts
+        return [prompt.half().to(prompt.dtype) for prompt in prompts] if self.half_prompts else prompts
 
     def _prompts(self, image_features: torch.Tensor | None) -> list[torch.Tensor]:
         static = [prompt[None] for prompt in self.static]

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.prompts import average_states, clean_class_name, compose
-from anomalib_clipzoo.anomaly.text_cache import TextCache
+from anomalib_clipzoo.anomaly.text_cache import TextCache, is_exporting
 from anomalib_clipzoo.clip import TextTower
 from anomalib_clipzoo.clip.attention import residual_block
 from anomalib_clipzoo.clip.text import end_of_text
@@ -30,7 +31,7 @@ class EmbeddedSentences(NamedTuple):
     end: torch.Tensor
 
 
-class StateSentences:
+class StateSentences(nn.Module):
     """The sentences that describe a class in its normal and abnormal states.
 
     What no image has a say in is encoded once: the first block of every sentence, and with static prompts or none all
@@ -53,6 +54,7 @@ class StateSentences:
         templates: Sequence[str],
         prompting_length: int,
     ) -> None:
+        super().__init__()
         self.states = (normal_states, abnormal_states)
         self.templates = templates
         self.prompting_length = prompting_length
@@ -64,7 +66,7 @@ class StateSentences:
         name = clean_class_name(class_name)
         return [sentence for states in self.states for sentence in compose(states, self.templates, name)]
 
-    def features(
+    def forward(
         self,
         text: TextTower,
         class_names: Sequence[str],
@@ -85,7 +87,7 @@ class StateSentences:
         """
         if prompts is not None and len(prompts.dynamic):
             return self._encode(text, class_names, prompts(plain), images=plain)
-        if prompts is not None and torch.is_grad_enabled():
+        if prompts is not None and torch.is_grad_enabled() and not is_exporting():
             distinct = list(dict.fromkeys(class_names))
             encoded = self._encode(text, distinct, prompts(None))
             return encoded[[distinct.index(name) for name in class_names]]

@@ -22,6 +22,7 @@ from anomalib_clipzoo.anomaly.prompts import (
     ADACLIP_TEMPLATES,
     DEFAULT_CLASS_NAME,
     NORMAL_STATES,
+    check_count,
 )
 from anomalib_clipzoo.clip import Backbone, VisionFeatures
 
@@ -158,8 +159,8 @@ class AdaClipModel(nn.Module):
         return plain, prompted_features(vision, tokens, self.visual_prompts(plain), self.layers)
 
     def text_features(self, class_names: Sequence[str], plain: torch.Tensor | None) -> torch.Tensor:
-        """Text features of (normal, abnormal) for what images show, see :meth:`StateSentences.features`."""
-        return self.sentences.features(self.backbone.text, class_names, self.text_prompts, plain)
+        """Text features of (normal, abnormal) for what images show, see :class:`StateSentences`."""
+        return self.sentences(self.backbone.text, class_names, self.text_prompts, plain)
 
     def image_embedding(self, image: torch.Tensor, patches: torch.Tensor, layer_logits: torch.Tensor) -> torch.Tensor:
         """Mix the projected image feature ``(B, E)`` with what HSF finds: unit length, ``(B, E)``."""
@@ -173,7 +174,7 @@ class AdaClipModel(nn.Module):
 
     def logits(self, images: torch.Tensor, class_names: Sequence[str] = (DEFAULT_CLASS_NAME,)) -> Logits:
         """Compare patches and images ``(B, 3, H, W)`` with the text about what they show."""
-        _check_count(images, class_names)
+        check_count(class_names, images, "class names")
         plain, (image, tokens) = self.image_features(images)
         text = self.text_features(class_names, plain)
         patches = self.patch_projections(layer[:, 1:] for layer in tokens)
@@ -211,9 +212,3 @@ class AdaClipModel(nn.Module):
         layers, image = self.logits(images, class_names)
         maps = self._upsample(layers.mean(dim=0, keepdim=True))[0].sigmoid()
         return InferenceBatch(pred_score=image.sigmoid(), anomaly_map=self.smoothing(maps))
-
-
-def _check_count(images: torch.Tensor, class_names: Sequence[str]) -> None:
-    if len(class_names) != 1 and len(class_names) != len(images):
-        msg = f"There are {len(images)} images but {len(class_names)} class names: give one for each, or one for all."
-        raise ValueError(msg)

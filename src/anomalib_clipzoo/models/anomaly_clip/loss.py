@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.losses import map_loss
+from anomalib_clipzoo.anomaly.precision import full_precision
 
 LOCAL_WEIGHT = 4.0  # the reference code
 
@@ -23,6 +24,7 @@ class AnomalyClipLoss(nn.Module):
         super().__init__()
         self.local_weight = local_weight
 
+    @full_precision
     def forward(
         self,
         logits: torch.Tensor,

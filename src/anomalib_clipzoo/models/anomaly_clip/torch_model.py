@@ -181,5 +181,5 @@ class AnomalyClipModel(nn.Module):
         del features
         if self.training:
             return self.encode_text()
-        (text,) = self._texts.lookup([None], [self.backbone.text, self.prompts], lambda _: [self.encode_text()])
+        (text,) = self._texts.lookup(["any object"], [self.backbone.text, self.prompts], lambda _: [self.encode_text()])
         return text

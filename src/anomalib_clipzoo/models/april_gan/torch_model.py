@@ -23,6 +23,7 @@ from anomalib_clipzoo.anomaly.prompts import (
     DEFAULT_CLASS_NAME,
     NORMAL_STATES,
     average_states,
+    check_count,
     compose,
 )
 from anomalib_clipzoo.anomaly.references import Reference, ReferenceMemory
@@ -205,6 +206,8 @@ class AprilGanModel(nn.Module):
             is that of the image feature against the texts; with references, its mean with the map's maximum, in the
             category's range where ``ranges`` has one.
         """
+        check_count(class_names, images, "class names")
+        check_count(categories, images, "categories")
         few_shot = len(self.references) > 0
         features = self.image_features(images, (*self.layers, *self.few_shot_layers) if few_shot else self.layers)
         text = self.text_features(class_names)
@@ -212,10 +215,11 @@ class AprilGanModel(nn.Module):
         score = (LOGIT_SCALE * abnormal_logit(image))[:, 0].sigmoid()
         maps = self._probabilities(self.logits(features, text)).mean(dim=0)
         if not few_shot:
-            return InferenceBatch(pred_score=score, anomaly_map=self.smoothing(maps))
+            return InferenceBatch(pred_score=score, anomaly_map=self.smoothing(maps).clamp(0, 1))
         categories = self.references.resolve(categories)
         distances = self._upsample(self.distances(features, categories).mean(dim=0, keepdim=True))[0]
-        maps = self.smoothing((1 - self.reference_weight) * maps + self.reference_weight * distances)
+        maps = (1 - self.reference_weight) * maps + self.reference_weight * distances
+        maps = self.smoothing(maps).clamp(0, 1)  # weights and interpolation round
         maxima = self.ranges.scale(maps.amax(dim=(1, 2)), categories)
         return InferenceBatch(pred_score=(score + maxima) / 2, anomaly_map=maps)
 

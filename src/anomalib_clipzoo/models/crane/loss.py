@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.losses import map_loss
+from anomalib_clipzoo.anomaly.precision import full_precision
 from anomalib_clipzoo.models.anomaly_clip.torch_model import TEMPERATURE
 
 LOCAL_WEIGHT = 8.0  # the reference code: 2 for each of four taps, which are one and the same in its runs
@@ -28,6 +29,7 @@ class CraneLoss(nn.Module):
         self.local_weight = local_weight
         self.image_weight = image_weight
 
+    @full_precision
     def forward(
         self,
         logits: torch.Tensor,

@@ -174,7 +174,8 @@ class MuScModel(nn.Module):
     def enlarge(self, patch_maps: torch.Tensor) -> torch.Tensor:
         """Bring maps ``(B, L)`` to the images' resolution, ``(B, H, W)``."""
         vision = self.backbone.vision
-        return upsample(patch_maps[:, None], vision.grid, vision.image_size, align_corners=True)[:, 0]
+        maps = upsample(patch_maps[:, None], vision.grid, vision.image_size, align_corners=True)[:, 0]
+        return maps.clamp(0, 1)  # interpolation rounds
 
     def peaks(self, patch_maps: torch.Tensor) -> torch.Tensor:
         """Return the largest pixel of each map ``(B, L)``, as ``(B,)``; the patches' own values lie between pixels."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from anomalib_clipzoo.anomaly.maps import abnormal_logit, upsample
 from anomalib_clipzoo.anomaly.precision import compare, unit
-from anomalib_clipzoo.anomaly.prompts import DEFAULT_CLASS_NAME
+from anomalib_clipzoo.anomaly.prompts import DEFAULT_CLASS_NAME, check_count
 from anomalib_clipzoo.anomaly.references import Reference, ReferenceMemory
 from anomalib_clipzoo.anomaly.text_cache import TextCache
 from anomalib_clipzoo.clip import Backbone
@@ -175,7 +175,7 @@ class WinClipPlusModel(nn.Module):
         ]
         if PATCHES in distances:
             maps.append(distances[PATCHES])
-        return torch.stack(maps).mean(dim=0)
+        return torch.stack(maps).mean(dim=0).clamp(max=1)
 
     def check_class_names(self, class_names: Sequence[str]) -> None:
         """Make sure that the sentences about some classes can be encoded.
@@ -203,6 +203,8 @@ class WinClipPlusModel(nn.Module):
         Returns:
             Image scores ``(B,)`` and anomaly maps ``(B, H, W)``, all 0..1.
         """
+        check_count(class_names, images, "class names")
+        check_count(categories, images, "categories")
         few_shot = len(self.references) > 0
         text = self.text_features(class_names)
         features = self.encode(images, with_patches=few_shot)
@@ -215,6 +217,7 @@ class WinClipPlusModel(nn.Module):
             score = (score + distances.amax(dim=1)) / 2
         vision = self.backbone.vision
         anomaly_map = upsample(grid_map[:, None], vision.grid, vision.image_size, align_corners=False)[:, 0]
+        anomaly_map = anomaly_map.clamp(0, 1)  # interpolation rounds
         if self.variant.score == "map":
             score = anomaly_map.amax(dim=(1, 2))
         return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)

@@ -93,14 +93,14 @@ class WindowPooling(FullPrecisionBuffers):
 
     @full_precision
     def harmonic_mean(self, values: torch.Tensor) -> torch.Tensor:
-        """Harmonic mean of values from 0, ``(B, W)`` to ``(B, N)``; a window of 0 makes it 0 (paper, section 4.2)."""
-        return 1 / self.mean(1 / values.clamp(min=SMALLEST))
+        """Harmonic mean of values of 0..1, ``(B, W)`` to ``(B, N)``; a window of 0 makes it 0 (paper, section 4.2)."""
+        return (1 / self.mean(1 / values.clamp(min=SMALLEST))).clamp(max=1)
 
 
 @full_precision
 def harmonic_mean(values: torch.Tensor) -> torch.Tensor:
-    """Harmonic mean over the first axis of values from 0; one 0 makes it 0."""
-    return 1 / (1 / values.clamp(min=SMALLEST)).mean(dim=0)
+    """Harmonic mean over the first axis of values of 0..1; one 0 makes it 0."""
+    return (1 / (1 / values.clamp(min=SMALLEST)).mean(dim=0)).clamp(max=1)
 
 
 class WindowEncoder(nn.Module):
