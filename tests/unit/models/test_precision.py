@@ -11,6 +11,9 @@ from anomalib_clipzoo.anomaly.losses import dice_loss, focal_loss, map_loss
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing
 from anomalib_clipzoo.anomaly.references import Reference
 from anomalib_clipzoo.anomaly.text_cache import TextCache
+from anomalib_clipzoo.clip import Backbone
+from anomalib_clipzoo.models.april_gan import AprilGanModel
+from anomalib_clipzoo.models.musc import MuScModel
 from anomalib_clipzoo.models.win_clip_plus import WinClipPlus
 from anomalib_clipzoo.models.win_clip_plus.scores import VARIANTS
 from tests.tiny import write_tiny_clip
@@ -80,21 +83,36 @@ def test_a_saturated_map_stays_within_its_range(size, sigma):
     assert maps.min() > 1 - 1e-5
 
 
-@pytest.mark.parametrize("image_size", [(32, 56), (64, 40)], ids=str)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("k", [0, 1])
 @torch.no_grad()
-def test_windows_that_are_sure_make_a_map_within_its_range(tiny, monkeypatch, variant, value, image_size):
-    model = build(WinClipPlus, tiny, variant=variant, image_size=image_size, scales=[1, 2, 3]).model
+def test_windows_that_are_sure_make_a_map_within_its_range(tiny, monkeypatch, variant, value, k):
+    """The mean of the inverses of sixteen ones, each a sixteenth, is less than one."""
+    model = build(WinClipPlus, tiny, variant=variant, image_size=96, scales=[4]).model
     sure = torch.full_like
     monkeypatch.setattr(model, "probabilities", lambda features, _: sure(features[..., 0], value))
     monkeypatch.setattr(model.references, "distances", lambda _kind, features, _: sure(features[..., 0], value))
-    model.remember(torch.randn(1, 3, *image_size), [Reference(None, "good.png")])
-    output = model(torch.randn(2, 3, *image_size))
+    if k:
+        model.remember(torch.randn(1, 3, 96, 96), [Reference(None, "good.png")])
+    output = model(torch.randn(2, 3, 96, 96))
     for values in output.pred_score, output.anomaly_map:
         assert values.min() >= 0
         assert values.max() <= 1
         torch.testing.assert_close(values, sure(values, value), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_patches_that_are_sure_make_a_map_within_its_range(tiny, monkeypatch):
+    """Bilinear weights may add up to more than one."""
+    clip = Backbone(tiny, None)
+    assert MuScModel(clip).enlarge(torch.ones(1, 16)).max() <= 1
+    model = AprilGanModel(clip, layers=[2, 4], reference_weight=1.0)
+    model.remember(torch.randn(1, 3, 32, 32), [Reference(None, "good.png")])
+    monkeypatch.setattr(model, "distances", lambda *_: torch.ones(2, 2, 16))
+    output = model(torch.randn(2, 3, 32, 32))
+    assert output.anomaly_map.max() == 1
+    assert output.pred_score.max() <= 1
 
 
 @pytest.mark.parametrize("loss", [focal_loss, dice_loss, map_loss])
