@@ -258,6 +258,16 @@ def test_tiff_files_are_turned_when_they_are_read(tmp_path):
     assert torch.allclose(item.image, expected.rot90(-1, (1, 2)))
 
 
+def can_read(path) -> bool:
+    """Tell whether Pillow can read what it wrote."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "PA", "I;16", "I", "F"])
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".tif", ".bmp", ".webp"])
 def test_every_mode_is_read_or_refused(mode, ending, tmp_path):
@@ -277,7 +287,7 @@ def test_every_mode_is_read_or_refused(mode, ending, tmp_path):
     with Image.open(path) as written:
         if written.mode.startswith(("I", "F")):
             assert "more than 8 bits in one channel" in refused(result)
-        elif (mode, ending) == ("YCbCr", ".tif"):  # Pillow cannot read what it wrote
+        elif (mode, ending) == ("YCbCr", ".tif") and not can_read(path):  # before version 13
             assert "the file is damaged or cannot be read" in refused(result)
         else:
             assert result.image.shape[-2:] == SIZE[::-1]

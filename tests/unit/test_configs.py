@@ -4,14 +4,21 @@
 """The configurations that are shipped, as the command line reads them."""
 
 import gc
+import inspect
+import json
 from pathlib import Path
 
 import pytest
 import yaml
+from anomalib import models
 from anomalib.cli import AnomalibCLI
+from anomalib.pipelines.components.utils import get_iterator_from_grid_dict
+
+from anomalib_clipzoo.data.nested import as_datamodule
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
-OF_MODELS = [path for path in CONFIGS if path.parent.name != "data"]
+OF_MODELS = [path for path in CONFIGS if path.parent.name not in {"data", "benchmark"}]
+BENCHMARKS = [path for path in CONFIGS if path.parent.name == "benchmark"]
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +38,17 @@ def test_arguments_are_those_of_the_classes(config, capsys):
         for name, value in written[part]["init_args"].items():
             if not isinstance(value, (dict, list)):
                 assert printed[part]["init_args"][name] == value
+
+
+@pytest.mark.parametrize("config", BENCHMARKS, ids=lambda path: path.stem)
+def test_a_benchmarks_classes_take_its_arguments(config):
+    jobs = list(get_iterator_from_grid_dict(yaml.safe_load(config.read_text())["benchmark"]))
+    assert jobs
+    for job in {json.dumps(job["model"]): job for job in jobs}.values():
+        model = getattr(models, job["model"]["class_path"])
+        assert set(job["model"]["init_args"]) <= set(inspect.signature(model).parameters)
+    built = [as_datamodule(job["data"]) for job in jobs]
+    assert {type(one).__name__ for one in built} == {job["data"]["class_path"] for job in jobs}
 
 
 def test_a_misspelt_argument_is_refused(tmp_path):

@@ -56,6 +56,8 @@ def _resize(images: torch.Tensor, size: tuple[int, int], kernel: Resampling) -> 
         return _resize_by_matrices(images, size, kernel, _filter_whole).to(images.dtype)
     height, width = images.shape[-2:]
     _check_pixels(height, width, size)
+    if images.numel() == 0:  # no image, but a size
+        return images.new_empty(*images.shape[:-2], *size)
     planes = images.detach().reshape(-1, height, width).split(max(1, CHUNK // (height * width)))
     if images.device.type == "cpu":
         resized = torch.cat([_resize_by_pillow(chunk, size, kernel) for chunk in planes])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 RUN_FILE = "run.json"
+FEW_CATEGORIES = 5
 PACKAGES = ("anomalib-clipzoo", "anomalib", "open_clip_torch", "lightning", "torch")
 
 
@@ -97,6 +99,18 @@ def seed_in_force() -> int | None:
     """Tell the seed that Lightning's ``seed_everything`` was last given in this process or its parent."""
     seed = os.environ.get("PL_GLOBAL_SEED")
     return int(seed) if seed else None
+
+
+def describe_origin(origin: Any) -> str:
+    """Put into words what a post-processor says that its thresholds were fitted on."""
+    if not isinstance(origin, Mapping):
+        return str(origin)
+    kinds = [f"{origin[f'{kind}_images']} {kind}" for kind in ("normal", "anomalous") if origin[f"{kind}_images"]]
+    categories = origin["categories"]
+    names = ", ".join(categories) if len(categories) <= FEW_CATEGORIES else f"{len(categories)} categories"
+    rate = "" if origin["false_alarm_rate"] is None else f" of {origin['false_alarm_rate']}"
+    what = f"{origin['method']}{rate} on {' and '.join(kinds)} images"
+    return f"{what}{f' of {names}' if names else ''}, {origin['date'].partition('T')[0]}"
 
 
 def describe_data(datamodule: Any) -> dict[str, Any]:

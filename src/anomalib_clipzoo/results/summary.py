@@ -19,9 +19,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from anomalib_clipzoo.results.rows import Thresholds
+from anomalib_clipzoo.results.run_record import describe_origin
 
 SHOWN_PROBLEMS = 10
-FEW_CATEGORIES = 5
 
 
 @dataclass
@@ -115,20 +115,8 @@ def _origin(thresholds: Thresholds) -> str:
     """Say where the threshold comes from."""
     if thresholds.raw_image is None:
         return "No threshold was fitted on validation data: it is the model's own middle."
-    fitted = "" if thresholds.fitted_on is None else f", {_described(thresholds.fitted_on)}"
+    fitted = "" if thresholds.fitted_on is None else f", {describe_origin(thresholds.fitted_on)}"
     return f"The threshold was fitted on validation data: raw score {thresholds.raw_image:.4g}{fitted}."
-
-
-def _described(origin: Any) -> str:
-    """Put into words what a post-processor says that its thresholds were fitted on."""
-    if not isinstance(origin, Mapping):
-        return str(origin)
-    kinds = [f"{origin[f'{kind}_images']} {kind}" for kind in ("normal", "anomalous") if origin[f"{kind}_images"]]
-    categories = origin["categories"]
-    names = ", ".join(categories) if len(categories) <= FEW_CATEGORIES else f"{len(categories)} categories"
-    rate = "" if origin["false_alarm_rate"] is None else f" of {origin['false_alarm_rate']}"
-    what = f"{origin['method']}{rate} on {' and '.join(kinds)} images"
-    return f"{what}{f' of {names}' if names else ''}, {origin['date'].partition('T')[0]}"
 
 
 def _worst_table(summary: Summary) -> Table:

@@ -38,6 +38,10 @@ def test_all_ways_give_pillows_pixels(before, after):
         assert torch.equal(preprocess._resize_by_matrices(images, after, Resampling.BICUBIC, lines), expected)
 
 
+def test_a_batch_may_be_empty():
+    assert resize_images(torch.empty(0, 3, 40, 50), (8, 16)).shape == (0, 3, 8, 16)
+
+
 def test_masks_are_cut_at_one_half():
     masks = torch.rand(2, 60, 45, generator=torch.Generator().manual_seed(1)) > 0.6
     expected = pillow(masks[:, None].float().expand(-1, 3, -1, -1), (20, 30), Resampling.BILINEAR)[:, 0] > 0.5

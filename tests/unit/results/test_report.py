@@ -59,6 +59,23 @@ def test_a_benchmark_is_a_run_for_each_row(tmp_path):
     assert vcp.figure(MEAN, "image_AUROC").deviation == pytest.approx(statistics.stdev([0.7, 0.8]))
 
 
+def test_a_benchmark_on_another_dataset_is_called_by_what_it_was_tested_on(tmp_path):
+    columns = {
+        "seed": 1,
+        "model.class_path": "VcpClip",
+        "data.class_path": "CrossDataset",
+        "data.init_args.auxiliary.class_path": "ToyAD",
+        "data.init_args.auxiliary.init_args.category": "coin",
+        "data.init_args.target.class_path": "MVTecAD",
+        "data.init_args.target.init_args.category": "bottle",
+        "image_AUROC": 0.9,
+    }
+    (tmp_path / "results.csv").write_text("\n".join(",".join(map(str, part)) for part in (columns, columns.values())))
+    (run,) = find_runs([tmp_path])
+    assert run.name == "VcpClip on MVTecAD"
+    assert list(run.figures) == ["bottle", MEAN]
+
+
 MISTAKES = {
     "nothing": ({}, "has no results"),
     "empty table": ({"predictions.csv": ""}, "is no table of predictions"),
@@ -175,6 +192,26 @@ def test_what_makes_runs_hard_to_compare_is_said(tmp_path):
     assert "fitted on: none, drills." in text
     assert "seed 7, c has not finished: 10 images" in text
     assert "2 images could not be read" in text
+
+
+ORIGIN = {
+    "method": "best F1 score",
+    "false_alarm_rate": None,
+    "normal_images": 9,
+    "anomalous_images": 4,
+    "categories": ["coin"],
+    "date": "2026-01-01T00:00:00+00:00",
+}
+
+
+def test_what_thresholds_were_fitted_on_is_in_words_and_its_date_makes_no_difference(tmp_path):
+    for number, origin in enumerate((ORIGIN, ORIGIN | {"date": "2026-01-02T00:00:00+00:00"})):
+        write_run(tmp_path / str(number), SCORES, thresholds={"image": 0.5, "fitted_on": origin})
+    assert warnings_of(find_runs([tmp_path])) == []
+    write_run(tmp_path / "2", SCORES, thresholds={"image": 0.5, "fitted_on": ORIGIN | {"normal_images": 7}})
+    (sentence,) = warnings_of(find_runs([tmp_path]))
+    first, second = (f"best F1 score on {count} normal and 4 anomalous images of coin" for count in (9, 7))
+    assert sentence.endswith(f"fitted on: {first}, {second}.")
 
 
 # ---- the files ----

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anomalib_clipzoo.results.report.runs import Run
+from anomalib_clipzoo.results.run_record import describe_origin
 from anomalib_clipzoo.results.tables import MEAN
 
 SEED = 0
@@ -244,6 +245,9 @@ THRESHOLD_WORDS = {
 
 
 def _shown(value: Any) -> str:
+    """Write a threshold, or what it was fitted on whenever that was."""
+    if isinstance(value, dict):
+        return describe_origin(value).rpartition(", ")[0]
     return "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -20,7 +20,7 @@ from anomalib_clipzoo.results.report.beside import published_beside
 from anomalib_clipzoo.results.report.comparison import Comparison, Spread
 from anomalib_clipzoo.results.report.gallery import Gallery
 from anomalib_clipzoo.results.report.runs import Run
-from anomalib_clipzoo.results.run_record import now
+from anomalib_clipzoo.results.run_record import describe_origin, now
 from anomalib_clipzoo.results.tables import MEAN, escape_latex, escape_markdown, label_of, write_whole
 
 COMPARED = {"kind", "threshold", "of raw scores", "fitted on"}
@@ -144,7 +144,7 @@ def _details(run: Run, packages: set[str]) -> dict[str, str]:
         "epochs": str(record.epochs),
         "threshold": digits(thresholds.get("image")),
         "of raw scores": digits(thresholds.get("raw_image")),
-        "fitted on": str(thresholds.get("fitted_on") or ""),
+        "fitted on": describe_origin(thresholds["fitted_on"]) if thresholds.get("fitted_on") else "",
         **{name: version for name, version in record.packages.items() if name in packages},
         "started": record.started.removesuffix("+00:00").replace("T", " "),
         "folder": str(run.folder),

@@ -147,15 +147,18 @@ def _read_benchmark(path: Path) -> list[Run]:
 
 
 def _benchmark_run(path: Path, row: dict[str, Any]) -> Run:
-    """Turn a row of the benchmark into a run of one category."""
+    """Turn a row of the benchmark into a run of one category, or of all where its data name none."""
     row = {name: value for name, value in row.items() if not _is_missing(value)}
     figures = {name: float(value) for name, value in row.items() if name.startswith(METRIC_PREFIXES)}
-    category = str(row.get("data.init_args.category") or MEAN)
+    tested = [name for name in row if name.startswith("data.") and ".auxiliary." not in name]
+    category = next((str(row[name]) for name in tested if name.endswith(".category")), MEAN)
+    classes = [row[name] for name in sorted(tested, key=len) if name.endswith("class_path")]
+    data = {name: value for name, value in _part(row, "data.").items() if not name.endswith(".category")}
     record = RunRecord(
         stage="benchmark",
         model=str(row["model.class_path"]).rpartition(".")[2],
         arguments=_part(row, "model.init_args."),
-        data={"datamodule": str(row["data.class_path"]).rpartition(".")[2], **_part(row, "data.init_args.")},
+        data={"datamodule": str(classes[-1]).rpartition(".")[2], **data, "category": category},
         seed=int(row["seed"]),
     )
     return Run(path, record, {category: figures} if category == MEAN else {category: figures, MEAN: figures})
