@@ -131,7 +131,7 @@ def mean_auroc(model, tests) -> tuple[float, float]:
     """Image and pixel AUROC, means over categories."""
     figures = []
     for name, (images, labels, masks) in tests.items():
-        prediction = model(images, [name] * len(images))
+        prediction = model(images, [name], [name])
         scores, maps = prediction.pred_score, prediction.anomaly_map
         figures.append((roc_auc_score(labels, scores), roc_auc_score(masks.flatten(), maps.flatten())))
     image, pixel = torch.tensor(figures).mean(dim=0).tolist()
