@@ -101,12 +101,16 @@ class ClipZooModule(_Module):
             ValueError: If an argument is not what the constructor takes, or the weights do not fit this model.
             FileNotFoundError: If there is no such file of weights.
         """
-        names = [name for name in inspect.signature(cls).parameters if name not in COMPONENTS]
-        values = check_arguments(cls, {name: scope[name] for name in names})
+        values = check_arguments(cls, {name: scope[name] for name in cls._argument_names()})
         is_open = {name for name, value in values.items() if value == AUTO or (value is None and name != "pretrained")}
         given = {name: value for name, value in values.items() if name not in is_open}
         components = {name: scope[name] for name in sorted(COMPONENTS)}
         return Arguments(given, cls.read_weights(given.get("weights")), components)
+
+    @classmethod
+    def _argument_names(cls) -> list[str]:
+        """List the constructor's arguments but for anomalib's components."""
+        return [name for name in inspect.signature(cls).parameters if name not in COMPONENTS]
 
     def assemble(self, arguments: Arguments) -> None:
         """Build CLIP and model from the arguments, record what they came to, and load the learned weights.
@@ -122,13 +126,12 @@ class ClipZooModule(_Module):
         self._check_class_names(self.class_names([self.category]))
 
     def _build(self, arguments: Arguments) -> None:
-        clip = self._build_clip(arguments)
-        names = [name for name in inspect.signature(type(self)).parameters if name not in COMPONENTS]
+        backbone, pretrained = self._clip_names(arguments)
+        clip = self._build_clip(backbone, pretrained, arguments)
         paper = {**self.paper_arguments(clip), "quick_gelu": self.QUICK_GELU}
         self._say_lengths(arguments.learned, paper)
-        values = {name: plain(name, arguments.choose(name, paper.get(name))) for name in names}
-        values["backbone"], values["pretrained"] = self._clip_names(arguments)
-        values["image_size"] = list(clip.vision.image_size)
+        values = {name: plain(name, arguments.choose(name, paper.get(name))) for name in self._argument_names()}
+        values |= {"backbone": backbone, "pretrained": pretrained, "image_size": list(clip.vision.image_size)}
         self.model = self.build_model(clip, values)
         self.hparams.update(values)
         self._hparams_initial = {**self.hparams}  # what loggers write
@@ -137,8 +140,7 @@ class ClipZooModule(_Module):
         if arguments.components["post_processor"] is True:
             self.post_processor = ProbabilityPostProcessor(values["false_alarm_rate"])
 
-    def _build_clip(self, arguments: Arguments) -> Backbone:
-        name, pretrained = self._clip_names(arguments)
+    def _build_clip(self, name: str, pretrained: str | None, arguments: Arguments) -> Backbone:
         return Backbone(
             name,
             pretrained,
