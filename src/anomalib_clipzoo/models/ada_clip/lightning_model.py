@@ -67,7 +67,7 @@ def _prompting_branch(state: State) -> str | None:
     return "".join(towers) or None
 
 
-class AdaClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning and anomalib disagree on to_onnx
+class AdaClip(ClipZooModule, AnomalibModule):
     """AdaCLIP: hybrid learnable prompts for zero-shot anomaly detection (ECCV 2024, arXiv 2407.15795).
 
     It learns on one dataset's annotated images and is used on products that it never saw. Without annotated anomalies

@@ -35,7 +35,7 @@ from .torch_model import AnomalyClipModel
 ADAM_BETAS = (0.5, 0.999)
 
 
-class AnomalyClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning and anomalib disagree on to_onnx
+class AnomalyClip(ClipZooModule, AnomalibModule):
     """AnomalyCLIP: object-agnostic prompt learning for zero-shot anomaly detection (ICLR 2024, arXiv 2310.18961).
 
     It learns on one dataset's annotated images and is used on products that it never saw. Without annotated anomalies

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from anomalib import LearningType
@@ -31,6 +31,7 @@ from anomalib_clipzoo.results.predictions import Predictions
 from anomalib_clipzoo.results.visualizer import HeatmapVisualizer
 
 from .arguments import AUTO, COMPONENTS, Arguments, check_arguments, plain
+from .exports import WholeExports
 from .post_processor import ProbabilityPostProcessor
 from .pre_processor import ClipPreProcessor
 from .training_images import TrainingImages
@@ -48,11 +49,6 @@ from .weights import (
 
 logger = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    from anomalib.models.components import AnomalibModule as _Module
-else:
-    _Module = object  # each model names AnomalibModule as a direct base: anomalib's list_models looks at those only
-
 CLIP_SIZE = (224, 224)
 # Components whose configuration a checkpoint holds, so that they come back without being given again.
 KNOWN_COMPONENTS: dict[str, dict[str, type[nn.Module]]] = {
@@ -61,7 +57,7 @@ KNOWN_COMPONENTS: dict[str, dict[str, type[nn.Module]]] = {
 }
 
 
-class ClipZooModule(_Module):
+class ClipZooModule(WholeExports):
     """Mixin for Lightning modules whose ``model`` stands on a frozen CLIP.
 
     A paper's constructor hands its arguments to :meth:`collect`, calls anomalib's constructor, and has :meth:`assemble`

@@ -39,7 +39,7 @@ ADAM_BETAS = (0.6, 0.999)
 PROJECTIONS = "prompt_learner.compound_prompt_projections."  # AnomalyCLIP's files have them, Crane's have not
 
 
-class Crane(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning and anomalib disagree on to_onnx
+class Crane(ClipZooModule, AnomalibModule):
     """Crane: context-guided prompts and refined attention for zero-shot anomaly detection (2025, arXiv 2504.11055).
 
     This is the base variant, without DINO. It learns on one dataset's annotated images and is used on products that it

@@ -36,7 +36,7 @@ from .torch_model import Branch, VcpClipModel
 ADAM_BETAS = (0.5, 0.999)
 
 
-class VcpClip(ClipZooModule, AnomalibModule):  # type: ignore[misc]  # Lightning and anomalib disagree on to_onnx
+class VcpClip(ClipZooModule, AnomalibModule):
     """VCP-CLIP: visual context prompting for zero-shot anomaly segmentation (ECCV 2024, arXiv 2407.12276).
 
     It learns on one dataset's annotated images and is used on products that it never saw. Without annotated anomalies
