@@ -28,7 +28,7 @@ MODELS = {
     "AdaClip": (AdaClip, {"class_name": "screw"}),
     "AdaClip, static prompts": (AdaClip, {"class_name": "screw", "prompting_type": "S"}),
     "WinClipPlus": (WinClipPlus, {"class_name": "screw"}),
-    "WinClipPlus, few-shot": (WinClipPlus, {"class_name": "screw"}),
+    "WinClipPlus, few-shot": (WinClipPlus, {"class_name": "screw", "mean": [0.5, 0.4, 0.6], "std": [0.5, 0.5, 0.3]}),
 }
 ATOL = 2e-5
 

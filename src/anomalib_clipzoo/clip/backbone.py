@@ -4,34 +4,19 @@
 """From a name, a JSON config or a file to a frozen CLIP."""
 
 import hashlib
-import json
-import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from .files import find_weights, load_clip_weights
+from .config import IMAGE_SIZE, PATCH_SIZE, TOY, asset, read_config
+from .files import load_clip_weights
+from .pretrained import find_weights, pixel_statistics, trained_with_quick_gelu
 from .text import TextTower
 from .vision import VisionTower, check_image_size
-
-logger = logging.getLogger(__name__)
-
-TOY = "toy"
-CLIP_VOCABULARY = 49408
-PATCH_SIZE, IMAGE_SIZE = 16, 224  # where a configuration names none
-# What a plain ViT's configuration says, and no more; a key beyond these (a timm tower, an attention pool, another
-# tokenizer ...) changes the architecture.
-PLAIN_VISION_KEYS = {"image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio", "ls_init_value"}
-PLAIN_TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "ls_init_value"}
-SUPPORTED = (
-    "plain ViT towers with CLIP's own text tower are supported, such as ViT-B-16, ViT-B-16-plus-240, ViT-L-14-336 or "
-    "ViT-H-14"
-)
 
 
 class Backbone(nn.Module):
@@ -51,6 +36,14 @@ class Backbone(nn.Module):
         image_size: Height and width in pixels, multiples of the patch size; ``None`` keeps the native size.
         interpolation: How patch positions are resized: ``"bicubic"`` or ``"bilinear"``.
         antialias: Whether that resizing is antialiased.
+        mean: Mean of red, green and blue, 0..1, that images are normalised by; ``None`` for the pretrained tag's, or
+            OpenAI's where there is no tag.
+        std: Their standard deviation, likewise.
+
+    Attributes:
+        mean: Mean of red, green and blue.
+        std: Their standard deviation.
+        trained_with_quick_gelu: Whether the pretrained tag was trained with QuickGELU; ``None`` where it is not known.
 
     Raises:
         ValueError: If the backbone is unknown or not a plain ViT, the tag is unknown, the weights do not fit it, or the
@@ -67,6 +60,8 @@ class Backbone(nn.Module):
         image_size: int | Sequence[int] | None = None,
         interpolation: str = "bicubic",
         antialias: bool = True,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         config = read_config(name)
@@ -76,6 +71,9 @@ class Backbone(nn.Module):
         clip = _build_clip(config, quick_gelu)
         if weights is not None:
             load_clip_weights(clip, name, weights)
+        self.trained_with_quick_gelu = trained_with_quick_gelu(name, pretrained, config)
+        usual = pixel_statistics(name, pretrained, config)
+        self.mean, self.std = tuple(mean or usual.mean), tuple(std or usual.std)
         self.vision = VisionTower(clip.visual, image_size, interpolation=interpolation, antialias=antialias)
         self.text = TextTower(clip)
         self.requires_grad_(requires_grad=False)
@@ -131,75 +129,6 @@ def default_image_size(name: str, paper_size: int | None) -> tuple[int, int]:
         return paper_size, paper_size
     native = vision.get("image_size", IMAGE_SIZE)
     return (native, native) if isinstance(native, int) else tuple(native)
-
-
-def asset(name: str) -> Path:
-    """Return the path of a file that comes with the package."""
-    return Path(str(resources.files("anomalib_clipzoo") / "assets" / name))
-
-
-def read_config(name: str) -> dict[str, Any]:
-    """Read the configuration of a backbone and make sure that its towers are plain.
-
-    Raises:
-        ValueError: If the backbone is unknown, its file is no open_clip config, or its towers are not plain.
-        FileNotFoundError: If ``name`` is the path of a JSON file that does not exist.
-    """
-    if name == TOY:
-        config = json.loads(asset("toy_clip.json").read_text())
-    elif name.endswith(".json"):
-        config = _read_json(Path(name))
-    else:
-        config = _read_open_clip(name)
-    _check_plain(name, config)
-    return config
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        msg = f"There is no backbone config at {path}."
-        raise FileNotFoundError(msg)
-    try:
-        config = json.loads(path.read_text())
-        config = config.get("model_cfg", config)  # as in a model hub's open_clip_config.json
-        if {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
-            return config
-    except (ValueError, AttributeError):
-        pass
-    msg = f"{path} is not an open_clip config: it needs embed_dim, vision_cfg and text_cfg."
-    raise ValueError(msg)
-
-
-def _read_open_clip(name: str) -> dict[str, Any]:
-    import open_clip
-    from open_clip.factory import get_model_config
-
-    known = open_clip.list_models()
-    if name not in known:
-        plain = [other for other in known if not _unplain_keys(get_model_config(other))]
-        choices = f"a path to an open_clip JSON config, {TOY!r}, or one of: {', '.join(plain)}"
-        msg = f"Unknown backbone {name!r}. Give {choices}."
-        raise ValueError(msg)
-    return get_model_config(name)
-
-
-def _unplain_keys(config: dict[str, Any]) -> list[str]:
-    """Return the configuration's entries that make its towers other than plain."""
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    found = [f"vision_cfg.{key}" for key in vision.keys() - PLAIN_VISION_KEYS if vision[key]]
-    found += [f"text_cfg.{key}" for key in text.keys() - PLAIN_TEXT_KEYS if text[key]]
-    found += ["multimodal_cfg"] if config.get("multimodal_cfg") else []
-    if not isinstance(vision.get("layers", 12), int):
-        found.append("vision_cfg.layers (a ResNet)")
-    if text.get("vocab_size", CLIP_VOCABULARY) != CLIP_VOCABULARY:
-        found.append("text_cfg.vocab_size")
-    return sorted(found)
-
-
-def _check_plain(name: str, config: dict[str, Any]) -> None:
-    if unplain := _unplain_keys(config):
-        msg = f"Backbone {name!r} has no plain ViT tower ({', '.join(unplain)}); {SUPPORTED}."
-        raise ValueError(msg)
 
 
 def _build_clip(config: dict[str, Any], quick_gelu: bool) -> Any:

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-clipzoo authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""CLIP weights in: an open_clip tag or a file, to a state dict under open_clip's names."""
+"""CLIP weights in: from a file to a state dict under open_clip's names."""
 
 import pickle
 from collections.abc import Mapping
@@ -87,50 +87,6 @@ def _first(items: list[str], verb: str, most: int = 3) -> str:
         return ""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return f"it {verb} {', '.join(items[:most])}{more}"
-
-
-def find_weights(name: str, pretrained: str | Path | None) -> Path | None:
-    """Return the path of a file of weights, downloading an open_clip tag's through open_clip if need be.
-
-    Args:
-        name: The backbone's name, to find the tag.
-        pretrained: An open_clip tag, the path of a file, or ``None`` for no weights.
-
-    Raises:
-        FileNotFoundError: If the file does not exist, or the tag's weights cannot be downloaded.
-        ValueError: If the tag is unknown.
-    """
-    if pretrained is None:
-        return None
-    path = Path(pretrained).expanduser()
-    if path.is_file():
-        return path
-    if path.suffix or len(path.parts) > 1:
-        msg = f"There is no file of CLIP weights at {path}."
-        raise FileNotFoundError(msg)
-    return _download(name, str(pretrained))
-
-
-def _download(name: str, tag: str) -> Path:
-    from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
-
-    config = get_pretrained_cfg(name, tag)
-    if not config:
-        tags = (
-            ", ".join(list_pretrained_tags_by_model(name)) or "none: give a path to a file, or null for random weights"
-        )
-        msg = f"Unknown pretrained tag {tag!r} for backbone {name!r}. Tags: {tags}."
-        raise ValueError(msg)
-    try:
-        return Path(download_pretrained(config))
-    except Exception as error:  # each transport raises its own
-        source = config.get("hf_hub") or config.get("url")
-        msg = (
-            f"The weights {tag!r} of {name!r} are not on this machine and could not be downloaded from {source} "
-            f"({type(error).__name__}). Fetch the file on a machine with network access, put it anywhere on this one, "
-            "and pass its path: pretrained=/path/to/file (--model.pretrained on the command line)."
-        )
-        raise FileNotFoundError(msg) from error
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:

@@ -45,10 +45,10 @@ def resize_masks(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return _resize((masks > 0).float(), size, Resampling.BILINEAR) > 0.5
 
 
-def normalize(images: torch.Tensor) -> torch.Tensor:
-    """Normalise images ``(..., 3, H, W)``, 0..1, by CLIP's mean and standard deviation."""
-    mean, std = (images.new_tensor(values)[:, None, None] for values in (MEAN, STD))
-    return (images - mean) / std
+def normalize(images: torch.Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> torch.Tensor:
+    """Normalise images ``(..., 3, H, W)``, 0..1, by mean and standard deviation of the colours, OpenAI's by default."""
+    means, deviations = (images.new_tensor(values)[:, None, None] for values in (mean, std))
+    return (images - means) / deviations
 
 
 def _resize(images: torch.Tensor, size: tuple[int, int], kernel: Resampling) -> torch.Tensor:

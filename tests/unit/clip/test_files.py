@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from anomalib_clipzoo.clip import Backbone
-from anomalib_clipzoo.clip.backbone import asset
+from anomalib_clipzoo.clip.config import asset
 from anomalib_clipzoo.clip.files import check_tensors, load_clip_weights, read_file
 from anomalib_clipzoo.clip.torchscript import read_torchscript
 from anomalib_clipzoo.models.ada_clip import AdaClip

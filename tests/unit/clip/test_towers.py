@@ -11,11 +11,11 @@ from open_clip.model import CLIP, resize_pos_embed
 
 from anomalib_clipzoo.clip import TextTower, VisionTower
 from anomalib_clipzoo.clip.attention import residual_block, select, single_token_block
-from anomalib_clipzoo.clip.backbone import _unplain_keys
+from anomalib_clipzoo.clip.config import unplain_keys
 from anomalib_clipzoo.clip.text import tokenize
 
 TEXTS = ["a photo of a damaged bottle.", "tile", "a close-up photo of the metal_nut for visual inspection"]
-PLAIN = [name for name in open_clip.list_models() if not _unplain_keys(get_model_config(name))]
+PLAIN = [name for name in open_clip.list_models() if not unplain_keys(get_model_config(name))]
 
 
 def shallow(name: str) -> dict:

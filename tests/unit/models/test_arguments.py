@@ -20,8 +20,10 @@ from safetensors.torch import load_file, save_file
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 import anomalib_clipzoo
+from anomalib_clipzoo.clip import backbone
 from anomalib_clipzoo.models.components.arguments import COMPONENTS
 from anomalib_clipzoo.models.components.module import ClipZooModule
+from anomalib_clipzoo.models.components.pre_processor import ClipPreProcessor
 from anomalib_clipzoo.models.components.weights import RECORD
 from anomalib_clipzoo.results.predictions import Predictions
 from anomalib_clipzoo.results.visualizer import HeatmapVisualizer
@@ -37,6 +39,8 @@ LEARNING = [model for model in MODELS if model.LEARNS]
 # A value for each argument that a result depends on, other than what stands where it is left open.
 OTHERWISE = {
     "quick_gelu": lambda model: not model.QUICK_GELU,
+    "mean": [0.5, 0.4, 0.6],
+    "std": [0.5, 0.3, 0.2],
     "image_size": [48, 32],
     "layers": [2, 3],
     "prompt_len": 3,
@@ -215,6 +219,9 @@ def test_numbers_of_numpy_are_saved(arguments, model_class, tiny, tmp_path):
         {"k_shot": -1},
         {"k_shot": True},
         {"false_alarm_rate": 0},
+        {"mean": [0.5, 0.5]},
+        {"mean": [127, 127, 127]},
+        {"std": [0.5, 0.5, 0]},
         {"false_alarm_rate": 1.0},
         {"lr": {"a": "dictionary"}},
         {"weights": ""},
@@ -334,6 +341,26 @@ def test_components_of_the_users_own_come_back(model_class, tiny, tmp_path):
     bare = build(model_class, tiny, post_processor=False)
     path = bare.save_weights(tmp_path / "bare.safetensors")
     assert model_class(weights=path, visualizer=False).post_processor is None
+
+
+def test_pixel_statistics_of_the_users_own_pre_processor_come_back(model_class, tiny, tmp_path):
+    own = ClipPreProcessor((32, 32), mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])
+    model = build(model_class, tiny, pre_processor=own)
+    again = model_class(weights=model.save_weights(tmp_path / "learned.safetensors"), visualizer=False).eval()
+    assert again.pre_processor.mean == (0.5, 0.5, 0.5)
+    assert torch.equal(predict(again), predict(model))
+    given = model_class(weights=tmp_path / "learned.safetensors", mean=[0.4, 0.4, 0.4], visualizer=False)
+    assert (given.pre_processor.mean, given.pre_processor.std) == ((0.4, 0.4, 0.4), (0.25, 0.25, 0.25))
+
+
+def test_another_activation_than_in_training_is_said(model_class, tiny, monkeypatch, caplog):
+    trained = not model_class.QUICK_GELU
+    monkeypatch.setattr(backbone, "trained_with_quick_gelu", lambda *_: trained)
+    build(model_class, tiny)
+    assert f"give quick_gelu={trained}" in caplog.text
+    caplog.clear()
+    build(model_class, tiny, quick_gelu=trained)
+    assert "quick_gelu" not in caplog.text
 
 
 def test_a_component_that_only_the_user_has_is_asked_for(tiny, tmp_path):

@@ -20,6 +20,8 @@ from anomalib_clipzoo.models.components.types import (
     ImageSize,
     Layers,
     Name,
+    PixelMean,
+    PixelSpread,
     PositiveNumber,
     Rate,
     Sigma,
@@ -97,6 +99,8 @@ class AdaClip(ClipZooModule, AnomalibModule):
         templates: Sentences, each with one {} for the object in its state. [the paper's four]
         sigma: Gaussian smoothing of the map in pixels. [4 of 518, scaled by height]
         quick_gelu: Whether CLIP runs with QuickGELU. [no: the reference code runs OpenAI's weights with the exact GELU]
+        mean: Mean of red, green and blue, 0..1, that images are normalised by. [the pretrained tag's, else OpenAI's]
+        std: Their standard deviation. [the pretrained tag's, else OpenAI's]
         lr: Learning rate.
         dice_per_row: Whether the dice loss counts each row of a map by itself, as the code did that made the published
             weights.
@@ -152,6 +156,8 @@ class AdaClip(ClipZooModule, AnomalibModule):
         templates: Words | None = None,
         sigma: Sigma | None = None,
         quick_gelu: bool | None = None,
+        mean: PixelMean | None = None,
+        std: PixelSpread | None = None,
         lr: PositiveNumber = 0.01,
         dice_per_row: bool = False,
         false_alarm_rate: Rate | None = None,

@@ -21,6 +21,8 @@ from anomalib_clipzoo.models.components.types import (
     Layers,
     Name,
     NonNegativeNumber,
+    PixelMean,
+    PixelSpread,
     PositiveNumber,
     Rate,
     Sigma,
@@ -67,6 +69,8 @@ class AnomalyClip(ClipZooModule, AnomalibModule):
         half_prompts: Whether the learned tokens pass through half precision, as in the reference code. [yes]
         sigma: Gaussian smoothing of the map in pixels. [4 of 518, scaled by height]
         quick_gelu: Whether CLIP runs with QuickGELU. [yes, as OpenAI's weights were trained with]
+        mean: Mean of red, green and blue, 0..1, that images are normalised by. [the pretrained tag's, else OpenAI's]
+        std: Their standard deviation. [the pretrained tag's, else OpenAI's]
         lr: Learning rate.
         local_weight: Weight of the maps' losses, which add up over layers; that of the images' loss is 1.
         false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
@@ -126,6 +130,8 @@ class AnomalyClip(ClipZooModule, AnomalibModule):
         half_prompts: bool | None = None,
         sigma: Sigma | None = None,
         quick_gelu: bool | None = None,
+        mean: PixelMean | None = None,
+        std: PixelSpread | None = None,
         lr: PositiveNumber = 1e-3,
         local_weight: NonNegativeNumber = LOCAL_WEIGHT,
         false_alarm_rate: Rate | None = None,

@@ -23,6 +23,8 @@ from anomalib_clipzoo.models.components.types import (
     ImageSize,
     Layers,
     Name,
+    PixelMean,
+    PixelSpread,
     PositiveNumber,
     Rate,
     Share,
@@ -71,6 +73,8 @@ class AprilGan(FewShotModule, AnomalibModule):
             the test, which are run twice. [no: each image by itself]
         sigma: Gaussian smoothing of the map in pixels. [0, none]
         quick_gelu: Whether CLIP runs with QuickGELU. [no: the reference code runs OpenAI's weights with the exact GELU]
+        mean: Mean of red, green and blue, 0..1, that images are normalised by. [the pretrained tag's, else OpenAI's]
+        std: Their standard deviation. [the pretrained tag's, else OpenAI's]
         lr: Learning rate.
         false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
             validation images alone. [none: thresholds of the best F1 score on validation images]
@@ -109,6 +113,8 @@ class AprilGan(FewShotModule, AnomalibModule):
         min_max: bool | None = None,
         sigma: Sigma | None = None,
         quick_gelu: bool | None = None,
+        mean: PixelMean | None = None,
+        std: PixelSpread | None = None,
         lr: PositiveNumber = 1e-3,
         false_alarm_rate: Rate | None = None,
         predictions: bool = True,

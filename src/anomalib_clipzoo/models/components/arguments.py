@@ -94,6 +94,8 @@ def _in_words(annotation: Any) -> str:
         return " or ".join(map(repr, parts))
     if get_origin(annotation) is Sequence:
         return f"a list of {_in_words(parts[0])}"
+    if get_origin(annotation) is tuple:
+        return f"a list of {len(parts)}, each {_in_words(parts[0])}"
     if parts:
         return " or ".join(map(_in_words, parts))
     if restrictions := getattr(annotation, "_restrictions", None):

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 import anomalib_clipzoo
 from anomalib_clipzoo.anomaly.prompts import class_names_of
 from anomalib_clipzoo.clip import Backbone, default_image_size
-from anomalib_clipzoo.clip.backbone import TOY
+from anomalib_clipzoo.clip.config import TOY
 from anomalib_clipzoo.data import CategoryBatch, categories_of
 from anomalib_clipzoo.metrics import PerCategoryEvaluator
 from anomalib_clipzoo.results.predictions import Predictions
@@ -128,22 +128,34 @@ class ClipZooModule(WholeExports):
         self._say_lengths(arguments.learned, paper)
         values = {name: plain(name, arguments.choose(name, paper.get(name))) for name in self._argument_names()}
         values |= {"backbone": backbone, "pretrained": pretrained, "image_size": list(clip.vision.image_size)}
+        given = arguments.components["pre_processor"]
+        normalized = given if isinstance(given, ClipPreProcessor) else clip
+        values |= {"mean": list(normalized.mean), "std": list(normalized.std)}
         self.model = self.build_model(clip, values)
         self.hparams.update(values)
         self._hparams_initial = {**self.hparams}  # what loggers write
         if arguments.components["pre_processor"] is True:
-            self.pre_processor = ClipPreProcessor(clip.vision.image_size)
+            self.pre_processor = ClipPreProcessor(clip.vision.image_size, clip.mean, clip.std)
         if arguments.components["post_processor"] is True:
             self.post_processor = ProbabilityPostProcessor(values["false_alarm_rate"])
 
     def _build_clip(self, name: str, pretrained: str | None, arguments: Arguments) -> Backbone:
-        return Backbone(
+        quick_gelu = arguments.choose("quick_gelu", self.QUICK_GELU)
+        clip = Backbone(
             name,
             pretrained,
-            quick_gelu=arguments.choose("quick_gelu", self.QUICK_GELU),
+            quick_gelu=quick_gelu,
             image_size=arguments.choose("image_size", default_image_size(name, self.PAPER_SIZE)),
+            mean=arguments.choose("mean", None),
+            std=arguments.choose("std", None),
             **self.POSITIONS,
         )
+        as_in_paper = pretrained == self.PAPER_CLIP[1] and quick_gelu == self.QUICK_GELU
+        if not as_in_paper and clip.trained_with_quick_gelu not in {None, quick_gelu}:
+            trained, here = ("GELU", "QuickGELU") if quick_gelu else ("QuickGELU", "GELU")
+            logger.warning("CLIP %s (%s) was trained with %s, but runs with %s here.", name, pretrained, trained, here)
+            logger.warning("Its features suffer from that: give quick_gelu=%s, unless you mean it.", not quick_gelu)
+        return clip
 
     @staticmethod
     def _say_lengths(learned: LearnedWeights | None, paper: Mapping[str, Any]) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     Sigma = float
     Side = int
     Name = str
+    Level = float
+    Spread = float
 else:
     Share = ClosedUnitInterval
     Rate = OpenUnitInterval
@@ -38,7 +40,11 @@ else:
     Sigma = restricted_number_type("Sigma", float, [(">=", 0), ("<=", 4096)])  # pixels
     Side = restricted_number_type("Side", int, [(">", 0), ("<=", 16384)])  # pixels
     Name = NotEmptyStr
+    Level = ClosedUnitInterval
+    Spread = restricted_number_type("Spread", float, [(">=", 0.001), ("<=", 1)])  # of pixels in 0..1
 
 ImageSize = Side | Sequence[Side]
 Layers = Sequence[Count]
 Words = Sequence[str]
+PixelMean = tuple[Level, Level, Level]  # of red, green and blue
+PixelSpread = tuple[Spread, Spread, Spread]

@@ -24,6 +24,8 @@ from anomalib_clipzoo.models.components.types import (
     Layers,
     Name,
     NonNegativeNumber,
+    PixelMean,
+    PixelSpread,
     PositiveNumber,
     Rate,
     Share,
@@ -80,6 +82,8 @@ class Crane(ClipZooModule, AnomalibModule):
         upsampling: How the maps of training come to the image's resolution: "nearest" or "bilinear". ["nearest"]
         sigma: Gaussian smoothing of the map in pixels. [4 of 518, scaled by height]
         quick_gelu: Whether CLIP runs with QuickGELU. [yes, as OpenAI's weights were trained with]
+        mean: Mean of red, green and blue, 0..1, that images are normalised by. [the pretrained tag's, else OpenAI's]
+        std: Their standard deviation. [the pretrained tag's, else OpenAI's]
         lr: Learning rate.
         local_weight: Weight of the maps' losses, averaged over layers. The reference code has 2 for each of four.
         image_weight: Weight of the images' loss.
@@ -130,6 +134,8 @@ class Crane(ClipZooModule, AnomalibModule):
         upsampling: Upsampling | None = None,
         sigma: Sigma | None = None,
         quick_gelu: bool | None = None,
+        mean: PixelMean | None = None,
+        std: PixelSpread | None = None,
         lr: PositiveNumber = 1e-3,
         local_weight: NonNegativeNumber = LOCAL_WEIGHT,
         image_weight: NonNegativeNumber = IMAGE_WEIGHT,

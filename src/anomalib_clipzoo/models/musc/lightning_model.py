@@ -21,7 +21,15 @@ from anomalib_clipzoo.anomaly.references import images_in_folder
 from anomalib_clipzoo.clip import Backbone, quarter_layers
 from anomalib_clipzoo.models.components.arguments import AUTO, defaults_of
 from anomalib_clipzoo.models.components.memory import MemoryModule, shown_categories
-from anomalib_clipzoo.models.components.types import Count, ImageSize, Layers, NonNegativeNumber, Rate
+from anomalib_clipzoo.models.components.types import (
+    Count,
+    ImageSize,
+    Layers,
+    NonNegativeNumber,
+    PixelMean,
+    PixelSpread,
+    Rate,
+)
 from anomalib_clipzoo.models.components.weights import LearnedWeights
 
 from .mutual import DistancePrecision
@@ -72,6 +80,8 @@ class MuSc(MemoryModule, AnomalibModule):
         pool_size: At most this many images of the folder are drawn.
         seed: Seed of the pool's choice and of the division of sets.
         quick_gelu: Whether CLIP runs with QuickGELU. [no, as the paper's code at all sizes but the native one]
+        mean: Mean of red, green and blue, 0..1, that images are normalised by. [the pretrained tag's, else OpenAI's]
+        std: Their standard deviation. [the pretrained tag's, else OpenAI's]
         false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
             validation images alone. [none: thresholds of the best F1 score on validation images]
         predictions: Whether testing and predicting write a table, ``predictions.csv``.
@@ -110,6 +120,8 @@ class MuSc(MemoryModule, AnomalibModule):
         pool_size: Count = POOL_SIZE,
         seed: int = 0,
         quick_gelu: bool | None = None,
+        mean: PixelMean | None = None,
+        std: PixelSpread | None = None,
         false_alarm_rate: Rate | None = None,
         predictions: bool = True,
         pre_processor: nn.Module | bool = True,

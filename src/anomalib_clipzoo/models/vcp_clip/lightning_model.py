@@ -21,6 +21,8 @@ from anomalib_clipzoo.models.components.types import (
     ImageSize,
     Layers,
     NonNegativeNumber,
+    PixelMean,
+    PixelSpread,
     PositiveNumber,
     Rate,
     Share,
@@ -64,6 +66,8 @@ class VcpClip(ClipZooModule, AnomalibModule):
         top_pixels: How many of the largest pixels make the image score. [2,000 of 518 x 518, scaled by area]
         sigma: Gaussian smoothing of the map in pixels. [8 of 518, scaled by height]
         quick_gelu: Whether CLIP runs with QuickGELU. [no: the reference code runs OpenAI's weights with the exact GELU]
+        mean: Mean of red, green and blue, 0..1, that images are normalised by. [the pretrained tag's, else OpenAI's]
+        std: Their standard deviation. [the pretrained tag's, else OpenAI's]
         lr: Learning rate: 4e-5 in the paper's code when learning on VisA, 2e-5 on MVTec AD.
         temperature_lr: Learning rate of the two temperatures.
         augment: Whether training images are rotated, recoloured, blurred and made noisy, as in the reference code.
@@ -123,6 +127,8 @@ class VcpClip(ClipZooModule, AnomalibModule):
         top_pixels: Count | None = None,
         sigma: Sigma | None = None,
         quick_gelu: bool | None = None,
+        mean: PixelMean | None = None,
+        std: PixelSpread | None = None,
         lr: PositiveNumber = 4e-5,
         temperature_lr: NonNegativeNumber = 0.01,
         augment: bool = True,

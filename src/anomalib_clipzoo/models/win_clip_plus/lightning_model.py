@@ -21,6 +21,8 @@ from anomalib_clipzoo.models.components.types import (
     ImageSize,
     Layers,
     Name,
+    PixelMean,
+    PixelSpread,
     PositiveNumber,
     Rate,
     Words,
@@ -71,6 +73,8 @@ class WinClipPlus(FewShotModule, AnomalibModule):
         precision: Precision of the image tower: "float32", "bfloat16" (fast) or "float16". ["float32"]
         quick_gelu: Whether CLIP runs with QuickGELU, which OpenAI's weights were trained with and LAION's were
             not. [no]
+        mean: Mean of red, green and blue, 0..1, that images are normalised by. [the pretrained tag's, else OpenAI's]
+        std: Their standard deviation. [the pretrained tag's, else OpenAI's]
         false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
             validation images alone. [none: thresholds of the best F1 score on validation images]
         predictions: Whether testing and predicting write a table, ``predictions.csv``.
@@ -116,6 +120,8 @@ class WinClipPlus(FewShotModule, AnomalibModule):
         window_batch: Count | None = None,
         precision: Precision | None = None,
         quick_gelu: bool | None = None,
+        mean: PixelMean | None = None,
+        std: PixelSpread | None = None,
         false_alarm_rate: Rate | None = None,
         predictions: bool = True,
         pre_processor: nn.Module | bool = True,
