@@ -100,7 +100,7 @@ def test_every_step_of_the_zero_shot_map(build, golden):
     projected = model.patch_projections(features.patches[layer] for layer in LAYERS)
     close(projected[:, 0], golden["patch.features.image0"])
     expected = golden["patch.logits"]
-    logits = model.logits(features, model.text_features(CLASSES))
+    logits = model.logits(features.patches, model.text_features(CLASSES))
     close(logits, expected[..., 1] - expected[..., 0], atol=5e-5)  # a factor of 100
     maps = model.layer_maps(golden["input.image"], CLASSES)
     close(maps, golden["zero.layer_maps"])

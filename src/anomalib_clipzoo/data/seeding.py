@@ -46,6 +46,7 @@ class SeededDataset(Dataset):
     def __init__(self, dataset: AnomalibDataset, seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
+        self.variants: int | None = None  # after so many epochs their draws come again
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
 
     @property
@@ -59,7 +60,8 @@ class SeededDataset(Dataset):
     def __getitem__(self, index: int) -> DatasetItem:
         """Read one item; the generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive_seed(self.seed, int(self.epoch), index))
+            epoch = int(self.epoch) % self.variants if self.variants else int(self.epoch)
+            torch.default_generator.manual_seed(derive_seed(self.seed, epoch, index))
             return self.dataset[index]
 
 

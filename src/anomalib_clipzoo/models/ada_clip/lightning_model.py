@@ -14,6 +14,7 @@ from torch import nn
 
 from anomalib_clipzoo.clip import Backbone, quarter_layers
 from anomalib_clipzoo.models.components.arguments import AUTO, defaults_of
+from anomalib_clipzoo.models.components.feature_cache import CACHE_SIZE, CacheDtype
 from anomalib_clipzoo.models.components.module import ClipZooModule
 from anomalib_clipzoo.models.components.types import (
     Count,
@@ -104,6 +105,13 @@ class AdaClip(ClipZooModule, AnomalibModule):
         lr: Learning rate.
         dice_per_row: Whether the dice loss counts each row of a map by itself, as the code did that made the published
             weights.
+        feature_cache: Where the frozen CLIP's features of training images are kept, which later epochs need not compute
+            then: "memory", or a folder, which later runs use as well. ``None`` computes them in every epoch.
+        cache_size: Most gigabytes to keep, for each process in memory, for all together in a folder.
+        cache_dtype: Precision in which they are kept: "float32", or "bfloat16" or "float16" in half of the bytes.
+        cache_variants: With a cache, in how many variants an image comes, as random changes cannot be kept: 1 goes
+            without augmentation, 4 has the image as it is and three augmented ones. Mosaics and synthetic anomalies are
+            the same ones again after so many epochs.
         false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
             validation images alone. [none: thresholds of the best F1 score on validation images]
         predictions: Whether testing and predicting write a table, ``predictions.csv``.
@@ -128,6 +136,7 @@ class AdaClip(ClipZooModule, AnomalibModule):
         "clip_model.patch_token_layer.head.": "patch_projections.",
         "clip_model.cls_token_layer.head.0.": "class_projection.",
     }
+    FEATURES_DEPEND_ON: ClassVar[tuple[str, ...]] = ("layers", "prompting_branch", "prompting_type")
     LENGTHS: ClassVar[Lengths] = {
         "prompting_type": _prompting_type,
         "prompting_length": _prompting_length,
@@ -160,6 +169,10 @@ class AdaClip(ClipZooModule, AnomalibModule):
         std: PixelSpread | None = None,
         lr: PositiveNumber = 0.01,
         dice_per_row: bool = False,
+        feature_cache: Name | Path | None = None,
+        cache_size: PositiveNumber = CACHE_SIZE,
+        cache_dtype: CacheDtype = "float32",
+        cache_variants: Count = 1,
         false_alarm_rate: Rate | None = None,
         predictions: bool = True,
         pre_processor: nn.Module | bool = True,
@@ -186,8 +199,8 @@ class AdaClip(ClipZooModule, AnomalibModule):
     def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Compute the loss of a batch of images with masks."""
         del args, kwargs
-        probabilities = self.model.probabilities(batch.image, **self.context(self.categories(batch)))
-        loss = self.loss(probabilities, batch.gt_mask, batch.gt_label)
+        logits = self.model.logits_of(self.frozen_features(batch.image), **self.context(self.categories(batch)))
+        loss = self.loss(self.model.probabilities_of(logits), batch.gt_mask, batch.gt_label)
         self.log("train_loss", loss, on_epoch=True, prog_bar=True, batch_size=len(batch.image))
         return loss
 

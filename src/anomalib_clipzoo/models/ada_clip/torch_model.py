@@ -7,7 +7,7 @@ Paper: Cao et al., "AdaCLIP: Adapting CLIP with hybrid learnable prompts for zer
 https://arxiv.org/abs/2407.15795. Where paper and published code differ, this follows the code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -140,23 +140,40 @@ class AdaClipModel(nn.Module):
         for name in class_names:
             self.backbone.text.tokenize(self.sentences.write(name))
 
+    def frozen_features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run what of the image tower knows no prompts on images ``(B, 3, H, W)``.
+
+        That is the whole tower where images are not prompted: its features ``(B, E)`` and tokens ``(B, K, 1 + N, D)``.
+        Otherwise it is what goes into the first block, ``(B, 1 + N, D)``, and CLIP's own features ``(B, E)`` where
+        prompts are made from them.
+        """
+        vision = self.backbone.vision
+        if self.visual_prompts is None:
+            image, tokens = vision(images, self.layers)
+            return {"plain": image, "tokens": torch.stack(tokens).transpose(0, 1)}
+        embedded = vision.ln_pre(vision.embed(images))
+        plain = {"plain": plain_image_features(vision, embedded)} if self.dynamic else {}
+        return {"embedded": embedded, **plain}
+
     def image_features(self, images: torch.Tensor) -> tuple[torch.Tensor | None, VisionFeatures]:
-        """Run the image tower: plain where something depends on that, then with prompts.
+        """Run the image tower on images ``(B, 3, H, W)``, plain where something depends on that, and with prompts."""
+        return self.prompted_features(self.frozen_features(images))
+
+    def prompted_features(self, frozen: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor | None, VisionFeatures]:
+        """Run the image tower with prompts.
 
         Args:
-            images: Normalised images, ``(B, 3, H, W)``.
+            frozen: What :meth:`frozen_features` returned.
 
         Returns:
             CLIP's own image feature ``(B, E)``, ``None`` where nothing depends on it, and the prompted tower's
             features.
         """
-        vision = self.backbone.vision
-        tokens = vision.ln_pre(vision.embed(images))
+        plain = frozen.get("plain")
         if self.visual_prompts is None:
-            features = prompted_features(vision, tokens, [], self.layers)
-            return features.image, features
-        plain = plain_image_features(vision, tokens) if self.dynamic else None
-        return plain, prompted_features(vision, tokens, self.visual_prompts(plain), self.layers)
+            return plain, VisionFeatures(frozen["plain"], list(frozen["tokens"].unbind(1)))
+        prompts = self.visual_prompts(plain)
+        return plain, prompted_features(self.backbone.vision, frozen["embedded"], prompts, self.layers)
 
     def text_features(self, class_names: Sequence[str], plain: torch.Tensor | None) -> torch.Tensor:
         """Text features of (normal, abnormal) for what images show, see :class:`StateSentences`."""
@@ -175,7 +192,11 @@ class AdaClipModel(nn.Module):
     def logits(self, images: torch.Tensor, class_names: Sequence[str] = (DEFAULT_CLASS_NAME,)) -> Logits:
         """Compare patches and images ``(B, 3, H, W)`` with the text about what they show."""
         check_count(class_names, images, "class names")
-        plain, (image, tokens) = self.image_features(images)
+        return self.logits_of(self.frozen_features(images), class_names)
+
+    def logits_of(self, frozen: Mapping[str, torch.Tensor], class_names: Sequence[str]) -> Logits:
+        """Do what is learned on what :meth:`frozen_features` returned."""
+        plain, (image, tokens) = self.prompted_features(frozen)
         text = self.text_features(class_names, plain)
         patches = self.patch_projections(layer[:, 1:] for layer in tokens)
         layers = abnormal_logit(compare(LOGIT_SCALE * patches, text))
@@ -190,8 +211,11 @@ class AdaClipModel(nn.Module):
             images: Normalised images, ``(B, 3, H, W)``.
             class_names: Name of what each image shows, or one for all.
         """
-        layers, image = self.logits(images, class_names)
-        return Probabilities(self._upsample(layers).sigmoid(), image.sigmoid())
+        return self.probabilities_of(self.logits(images, class_names))
+
+    def probabilities_of(self, logits: Logits) -> Probabilities:
+        """Bring logits to the image's resolution as probabilities."""
+        return Probabilities(self._upsample(logits.layers).sigmoid(), logits.image.sigmoid())
 
     def _upsample(self, logits: torch.Tensor) -> torch.Tensor:
         """Bring logits ``(K, B, N)`` to the image's resolution, ``(K, B, H, W)``."""

@@ -14,6 +14,7 @@ from torch import nn
 
 from anomalib_clipzoo.clip import Backbone
 from anomalib_clipzoo.models.components.arguments import AUTO, defaults_of
+from anomalib_clipzoo.models.components.feature_cache import CACHE_SIZE, CacheDtype
 from anomalib_clipzoo.models.components.module import ClipZooModule
 from anomalib_clipzoo.models.components.types import (
     Count,
@@ -32,7 +33,7 @@ from anomalib_clipzoo.models.components.weights import Companions, Lengths, numb
 
 from .dual_path import LocalAttention
 from .loss import LOCAL_WEIGHT, AnomalyClipLoss
-from .torch_model import AnomalyClipModel
+from .torch_model import AnomalyClipModel, ImageFeatures
 
 ADAM_BETAS = (0.5, 0.999)
 
@@ -73,6 +74,13 @@ class AnomalyClip(ClipZooModule, AnomalibModule):
         std: Their standard deviation. [the pretrained tag's, else OpenAI's]
         lr: Learning rate.
         local_weight: Weight of the maps' losses, which add up over layers; that of the images' loss is 1.
+        feature_cache: Where the frozen CLIP's features of training images are kept, which later epochs need not compute
+            then: "memory", or a folder, which later runs use as well. ``None`` computes them in every epoch.
+        cache_size: Most gigabytes to keep, for each process in memory, for all together in a folder.
+        cache_dtype: Precision in which they are kept: "float32", or "bfloat16" or "float16" in half of the bytes.
+        cache_variants: With a cache, in how many variants an image comes, as random changes cannot be kept: 1 goes
+            without augmentation, 4 has the image as it is and three augmented ones. Mosaics and synthetic anomalies are
+            the same ones again after so many epochs.
         false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
             validation images alone. [none: thresholds of the best F1 score on validation images]
         predictions: Whether testing and predicting write a table, ``predictions.csv``.
@@ -105,6 +113,7 @@ class AnomalyClip(ClipZooModule, AnomalibModule):
             "prompt_learner.compound_prompt_projections."
         )
     }
+    FEATURES_DEPEND_ON: ClassVar[tuple[str, ...]] = ("layers", "dpam_layer", "local_attention")
     LENGTHS: ClassVar[Lengths] = {
         "n_ctx": size_of("model.prompts.normal", -2),
         "depth": number_of("model.prompts.deep.", more=1),
@@ -134,6 +143,10 @@ class AnomalyClip(ClipZooModule, AnomalibModule):
         std: PixelSpread | None = None,
         lr: PositiveNumber = 1e-3,
         local_weight: NonNegativeNumber = LOCAL_WEIGHT,
+        feature_cache: Name | Path | None = None,
+        cache_size: PositiveNumber = CACHE_SIZE,
+        cache_dtype: CacheDtype = "float32",
+        cache_variants: Count = 1,
         false_alarm_rate: Rate | None = None,
         predictions: bool = True,
         pre_processor: nn.Module | bool = True,
@@ -154,7 +167,7 @@ class AnomalyClip(ClipZooModule, AnomalibModule):
     def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Compute the loss of a batch of images with labels and masks."""
         del args, kwargs
-        features = self.model.image_features(batch.image)
+        features = ImageFeatures.of_frozen(self.frozen_features(batch.image))
         logits, patches = self.model.compare(features, self.model.encode_text())
         loss = self.loss(logits, self.model.layer_maps(patches), batch.gt_label, batch.gt_mask)
         self.log("train_loss", loss, on_epoch=True, prog_bar=True, batch_size=len(batch.image))

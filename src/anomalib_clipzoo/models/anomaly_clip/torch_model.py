@@ -7,7 +7,7 @@ Paper: Zhou et al., "AnomalyCLIP: Object-agnostic prompt learning for zero-shot 
 https://arxiv.org/abs/2310.18961. Where paper and published code differ, this follows the code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,6 +46,11 @@ class ImageFeatures(NamedTuple):
 
     image: torch.Tensor
     patches: torch.Tensor
+
+    @classmethod
+    def of_frozen(cls, frozen: Mapping[str, torch.Tensor]) -> "ImageFeatures":
+        """Take what :meth:`AnomalyClipModel.frozen_features` returned."""
+        return cls(frozen["image"], frozen["patches"].transpose(0, 1))
 
 
 class Similarities(NamedTuple):
@@ -135,6 +140,11 @@ class AnomalyClipModel(nn.Module):
         """Bring each layer's local stream ``(B, 1 + N, D)`` to the text: unit length, ``(K, B, N, E)``."""
         projected = [self.backbone.vision.project(layer[:, 1:]) for layer in local]
         return unit(torch.stack(projected))
+
+    def frozen_features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the features of images ``(B, 3, H, W)``, none of which is learned, batch first."""
+        image, patches = self.image_features(images)
+        return {"image": image, "patches": patches.transpose(0, 1)}
 
     def compare(self, features: ImageFeatures, text_features: torch.Tensor) -> Similarities:
         """Compare images and their patches with text features, ``(2, E)`` or one pair for each image ``(B, 2, E)``."""

@@ -17,8 +17,10 @@ from torch import nn
 from anomalib_clipzoo.anomaly.losses import map_loss
 from anomalib_clipzoo.clip import Backbone, quarter_layers
 from anomalib_clipzoo.models.components.arguments import AUTO, defaults_of
+from anomalib_clipzoo.models.components.feature_cache import CACHE_SIZE, CacheDtype
 from anomalib_clipzoo.models.components.few_shot import FewShotModule
 from anomalib_clipzoo.models.components.types import (
+    Count,
     CountFrom0,
     ImageSize,
     Layers,
@@ -76,6 +78,13 @@ class AprilGan(FewShotModule, AnomalibModule):
         mean: Mean of red, green and blue, 0..1, that images are normalised by. [the pretrained tag's, else OpenAI's]
         std: Their standard deviation. [the pretrained tag's, else OpenAI's]
         lr: Learning rate.
+        feature_cache: Where the frozen CLIP's features of training images are kept, which later epochs need not compute
+            then: "memory", or a folder, which later runs use as well. ``None`` computes them in every epoch.
+        cache_size: Most gigabytes to keep, for each process in memory, for all together in a folder.
+        cache_dtype: Precision in which they are kept: "float32", or "bfloat16" or "float16" in half of the bytes.
+        cache_variants: With a cache, in how many variants an image comes, as random changes cannot be kept: 1 goes
+            without augmentation, 4 has the image as it is and three augmented ones. Mosaics and synthetic anomalies are
+            the same ones again after so many epochs.
         false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
             validation images alone. [none: thresholds of the best F1 score on validation images]
         predictions: Whether testing and predicting write a table, ``predictions.csv``.
@@ -116,6 +125,10 @@ class AprilGan(FewShotModule, AnomalibModule):
         mean: PixelMean | None = None,
         std: PixelSpread | None = None,
         lr: PositiveNumber = 1e-3,
+        feature_cache: Name | Path | None = None,
+        cache_size: PositiveNumber = CACHE_SIZE,
+        cache_dtype: CacheDtype = "float32",
+        cache_variants: Count = 1,
         false_alarm_rate: Rate | None = None,
         predictions: bool = True,
         pre_processor: nn.Module | bool = True,
@@ -180,7 +193,8 @@ class AprilGan(FewShotModule, AnomalibModule):
     def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Compute the loss of a batch of images with masks."""
         del args, kwargs
-        maps = self.model.layer_maps(batch.image, self.class_names(self.categories(batch)))
+        features = self.frozen_features(batch.image)
+        maps = self.model.layer_maps_of(features, self.class_names(self.categories(batch)))
         loss = map_loss(maps, batch.gt_mask)
         self.log("train_loss", loss, on_epoch=True, prog_bar=True, batch_size=len(batch.image))
         return loss

@@ -7,7 +7,7 @@ Report: Chen et al., "A zero-/few-shot anomaly classification and segmentation m
 challenge tracks 1&2", https://arxiv.org/abs/2305.17382. Nothing in it is adversarial: the name is the team's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -137,9 +137,14 @@ class AprilGanModel(nn.Module):
         image, tokens = self.backbone.vision(images, layers)
         return Features(image, {layer: each[:, 1:] for layer, each in zip(layers, tokens, strict=True)})
 
-    def logits(self, features: Features, text_features: torch.Tensor) -> torch.Tensor:
+    def frozen_features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run the frozen image tower on images ``(B, 3, H, W)`` for patches of the projected layers ``(B, N, D)``."""
+        patches = self.image_features(images, self.layers).patches
+        return {_kind(layer): patches[layer] for layer in self.layers}
+
+    def logits(self, patches: Mapping[int, torch.Tensor], text_features: torch.Tensor) -> torch.Tensor:
         """Compare each layer's projected patches with text ``(B or 1, 2, E)``: logits of an anomaly, ``(K, B, N)``."""
-        projected = self.patch_projections(features.patches[layer] for layer in self.layers)
+        projected = self.patch_projections(patches[layer] for layer in self.layers)
         return abnormal_logit(compare(LOGIT_SCALE * projected, text_features))
 
     def layer_maps(self, images: torch.Tensor, class_names: Sequence[str] = (DEFAULT_CLASS_NAME,)) -> torch.Tensor:
@@ -152,9 +157,12 @@ class AprilGanModel(nn.Module):
         Returns:
             Probability of an anomaly for each layer and pixel, ``(K, B, H, W)``.
         """
-        return self._probabilities(
-            self.logits(self.image_features(images, self.layers), self.text_features(class_names))
-        )
+        return self.layer_maps_of(self.frozen_features(images), class_names)
+
+    def layer_maps_of(self, features: Mapping[str, torch.Tensor], class_names: Sequence[str]) -> torch.Tensor:
+        """Do what is learned on the image tower's features: all of :meth:`layer_maps` but the tower itself."""
+        patches = {layer: features[_kind(layer)] for layer in self.layers}
+        return self._probabilities(self.logits(patches, self.text_features(class_names)))
 
     def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         return self._upsample(logits).sigmoid()
@@ -213,7 +221,7 @@ class AprilGanModel(nn.Module):
         text = self.text_features(class_names)
         image = compare(unit(features.image)[:, None], text)
         score = (LOGIT_SCALE * abnormal_logit(image))[:, 0].sigmoid()
-        maps = self._probabilities(self.logits(features, text)).mean(dim=0)
+        maps = self._probabilities(self.logits(features.patches, text)).mean(dim=0)
         if not few_shot:
             return InferenceBatch(pred_score=score, anomaly_map=self.smoothing(maps).clamp(0, 1))
         categories = self.references.resolve(categories)
@@ -225,5 +233,5 @@ class AprilGanModel(nn.Module):
 
 
 def _kind(layer: int) -> str:
-    """Name the references' features of a layer."""
+    """Name the features of a layer's patches."""
     return f"layer_{layer}"

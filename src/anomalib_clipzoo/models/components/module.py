@@ -32,6 +32,7 @@ from anomalib_clipzoo.results.visualizer import HeatmapVisualizer
 
 from .arguments import AUTO, COMPONENTS, Arguments, check_arguments, plain
 from .exports import WholeExports
+from .feature_cache import FeatureCache, KeepFeatures, weights_hash
 from .post_processor import ProbabilityPostProcessor
 from .pre_processor import ClipPreProcessor
 from .training_images import TrainingImages
@@ -77,12 +78,18 @@ class ClipZooModule(WholeExports):
     LENGTHS: ClassVar[Lengths] = {}
     # Arguments of a run, not of what it makes: they do not come back with weights.
     OF_THE_RUN: ClassVar[frozenset[str]] = frozenset(
-        {"weights", "fine_tune", "k_shot", "few_shot_source", "seed", "predictions"}
+        {
+            *("weights", "fine_tune", "k_shot", "few_shot_source", "seed", "predictions"),
+            *("feature_cache", "cache_size", "cache_dtype", "cache_variants"),
+        }
     )
+    # Arguments that the features of a training image depend on; QuickGELU always counts.
+    FEATURES_DEPEND_ON: ClassVar[tuple[str, ...]] = ("layers",)
 
     model: Any
     arguments: Arguments
     category: str | None = None
+    feature_cache: FeatureCache | None = None  # while it is fitted
 
     # ---- from arguments to model ----
 
@@ -117,9 +124,15 @@ class ClipZooModule(WholeExports):
         """
         self.arguments = arguments
         self._build(arguments)
+        self._check_cache()
         if arguments.learned:
             self.load_weights(arguments.learned)
         self._check_class_names(self.class_names([self.category]))
+
+    def _check_cache(self) -> None:
+        if self.hparams.get("cache_variants", 1) > 1 and not self.hparams["feature_cache"]:
+            msg = "cache_variants is of no effect without feature_cache: give a folder, or 'memory'."
+            raise ValueError(msg)
 
     def _build(self, arguments: Arguments) -> None:
         backbone, pretrained = self._clip_names(arguments)
@@ -282,7 +295,23 @@ class ClipZooModule(WholeExports):
         components = super().configure_callbacks()
         components = components if isinstance(components, Sequence) else [components]
         table = [Predictions()] if self.hparams["predictions"] else []
-        return [TrainingImages(self.configure_augmentation()), *components, *table]
+        if not (self.learns and self.hparams["feature_cache"]):
+            return [TrainingImages(self.configure_augmentation()), *components, *table]
+        kept = KeepFeatures(*(self.hparams[name] for name in ("feature_cache", "cache_size", "cache_dtype")))
+        images = TrainingImages(self.configure_augmentation(), self.hparams["cache_variants"])
+        return [images, kept, *components, *table]
+
+    def frozen_features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what of the model's features of training images never changes, from the cache where there is one."""
+        with torch.no_grad():
+            if self.feature_cache is None:
+                return self.model.frozen_features(images)
+            return self.feature_cache.lookup(images, self.model.frozen_features)
+
+    def features_made_with(self) -> dict[str, Any]:
+        """Return all that the features of a training image depend on beside its pixels, as plain data."""
+        arguments = {name: self.hparams[name] for name in ("quick_gelu", *self.FEATURES_DEPEND_ON)}
+        return {"model": type(self).__name__, **arguments, "tower": weights_hash(self.model.backbone.vision)}
 
     @LightningModule.trainer.setter  # type: ignore[attr-defined]
     def trainer(self, trainer: Any) -> None:

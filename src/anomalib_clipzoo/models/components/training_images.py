@@ -4,6 +4,7 @@
 """What happens to training images before the pre-processor resizes and normalises them."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,9 @@ from torch import nn
 from torch.utils.data import ConcatDataset, RandomSampler, Subset
 
 from anomalib_clipzoo.data.checks import check_masks_given
-from anomalib_clipzoo.data.seeding import derive_seed, run_seed
+from anomalib_clipzoo.data.seeding import SeededDataset, derive_seed, run_seed
+
+from .feature_cache import image_hash
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +33,13 @@ class TrainingImages(Callback):
 
     Args:
         augmentation: Maps a batch's images ``(B, 3, H, W)``, 0..1, and masks ``(B, H, W)`` to augmented ones.
+        variants: In how many variants each image comes, one epoch after the other, over and over: first without
+            augmentation, then with. ``None`` for a new one in every epoch.
     """
 
-    def __init__(self, augmentation: nn.Module | None = None) -> None:
+    def __init__(self, augmentation: nn.Module | None = None, variants: int | None = None) -> None:
         self.augmentation = augmentation
+        self.variants = variants
         self.synthesize: nn.Module | None = None
         self.order = torch.Generator()
 
@@ -51,8 +57,10 @@ class TrainingImages(Callback):
         sampler = getattr(trainer.train_dataloader, "sampler", None)
         if isinstance(sampler, RandomSampler) and sampler.generator is None:
             sampler.generator = self.order
-        model = type(pl_module).__name__
-        samples = known_samples(getattr(trainer.train_dataloader, "dataset", None))
+        model, dataset = type(pl_module).__name__, getattr(trainer.train_dataloader, "dataset", None)
+        if isinstance(dataset, SeededDataset):
+            dataset.variants = self.variants
+        samples = known_samples(dataset)
         if samples is None:
             logger.warning(
                 "The training set has no table of its samples, so nobody can see whether it has annotated anomalies. "
@@ -83,14 +91,17 @@ class TrainingImages(Callback):
         """
         del pl_module
         _seed(trainer, trainer.current_epoch, batch_idx)
+        variant = None if self.variants is None else trainer.current_epoch % self.variants
         if self.synthesize is not None:
-            batch.image, masks = self.synthesize(batch.image)
+            batch.image, masks = _change(self.synthesize, variant, batch.image)
             batch.gt_mask = masks.squeeze(1).bool()
             batch.gt_label = batch.gt_mask.flatten(1).any(dim=1)
         elif batch.gt_mask is None:
             batch.gt_mask = _masks_of_normal_images(batch)
-        if self.augmentation is not None:
-            batch.image, batch.gt_mask = self.augmentation(batch.image, batch.gt_mask)
+        if self.augmentation is not None and variant != 0:
+            batch.image, batch.gt_mask = _change(self.augmentation, variant, batch.image, batch.gt_mask)
+        if variant is not None:
+            _seed(trainer, trainer.current_epoch, batch_idx)
 
 
 def known_samples(dataset: Any) -> pd.DataFrame | None:
@@ -119,6 +130,17 @@ def _masks_of_normal_images(batch: Any) -> torch.Tensor:
         msg += f"They are among: {', '.join(batch.image_path or ['(a batch without paths)'])}."
         raise ValueError(msg)
     return torch.zeros_like(batch.image[:, 0], dtype=torch.bool)
+
+
+def _change(change: nn.Module, variant: int | None, *tensors: Any) -> Sequence[torch.Tensor]:
+    """Change images and what belongs to them, all at once, or each by itself to a variant that depends on it alone."""
+    if variant is None:
+        return change(*tensors)
+    changed = []
+    for row in zip(*(tensor.split(1) for tensor in tensors), strict=True):
+        torch.manual_seed(derive_seed(run_seed(), variant, int(image_hash(row[0])[:8], 16)))
+        changed.append(change(*row))
+    return [torch.cat(rows) for rows in zip(*changed, strict=True)]
 
 
 def _seed(trainer: Trainer, *place: int) -> None:

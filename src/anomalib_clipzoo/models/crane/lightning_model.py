@@ -16,7 +16,9 @@ from anomalib_clipzoo.clip import Backbone
 from anomalib_clipzoo.models.anomaly_clip import AnomalyClip
 from anomalib_clipzoo.models.anomaly_clip.dual_path import LocalAttention
 from anomalib_clipzoo.models.anomaly_clip.prompting import ImageToken
+from anomalib_clipzoo.models.anomaly_clip.torch_model import ImageFeatures
 from anomalib_clipzoo.models.components.arguments import AUTO, defaults_of
+from anomalib_clipzoo.models.components.feature_cache import CACHE_SIZE, CacheDtype
 from anomalib_clipzoo.models.components.module import ClipZooModule
 from anomalib_clipzoo.models.components.types import (
     Count,
@@ -87,6 +89,13 @@ class Crane(ClipZooModule, AnomalibModule):
         lr: Learning rate.
         local_weight: Weight of the maps' losses, averaged over layers. The reference code has 2 for each of four.
         image_weight: Weight of the images' loss.
+        feature_cache: Where the frozen CLIP's features of training images are kept, which later epochs need not compute
+            then: "memory", or a folder, which later runs use as well. ``None`` computes them in every epoch.
+        cache_size: Most gigabytes to keep, for each process in memory, for all together in a folder.
+        cache_dtype: Precision in which they are kept: "float32", or "bfloat16" or "float16" in half of the bytes.
+        cache_variants: With a cache, in how many variants an image comes, as random changes cannot be kept: 1 goes
+            without augmentation, 4 has the image as it is and three augmented ones. Mosaics and synthetic anomalies are
+            the same ones again after so many epochs.
         false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
             validation images alone. [none: thresholds of the best F1 score on validation images]
         predictions: Whether testing and predicting write a table, ``predictions.csv``.
@@ -107,6 +116,7 @@ class Crane(ClipZooModule, AnomalibModule):
     REFERENCE_KEYS: ClassVar[dict[str, str | None]] = {
         key: name for key, name in AnomalyClip.REFERENCE_KEYS.items() if key != PROJECTIONS
     }
+    FEATURES_DEPEND_ON: ClassVar[tuple[str, ...]] = ("layers", "dpam_layer", "local_attention")
     LENGTHS: ClassVar[Lengths] = AnomalyClip.LENGTHS
 
     def __init__(
@@ -139,6 +149,10 @@ class Crane(ClipZooModule, AnomalibModule):
         lr: PositiveNumber = 1e-3,
         local_weight: NonNegativeNumber = LOCAL_WEIGHT,
         image_weight: NonNegativeNumber = IMAGE_WEIGHT,
+        feature_cache: Name | Path | None = None,
+        cache_size: PositiveNumber = CACHE_SIZE,
+        cache_dtype: CacheDtype = "float32",
+        cache_variants: Count = 1,
         false_alarm_rate: Rate | None = None,
         predictions: bool = True,
         pre_processor: nn.Module | bool = True,
@@ -159,7 +173,7 @@ class Crane(ClipZooModule, AnomalibModule):
     def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Compute the loss of a batch of images with labels and masks, whose prompts mostly see them."""
         del args, kwargs
-        features = self.model.image_features(batch.image)
+        features = ImageFeatures.of_frozen(self.frozen_features(batch.image))
         see_images = torch.rand(()) < self.hparams["image_token_prob"]
         text = self.model.encode_text_for(features) if see_images else self.model.encode_text()
         logits, patches = self.model.compare(features, text)

@@ -7,7 +7,7 @@ Paper: Qu et al., "VCP-CLIP: A visual context prompting model for zero-shot anom
 https://arxiv.org/abs/2407.12276. Where paper and published code differ, this follows the code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -120,15 +120,23 @@ class VcpClipModel(nn.Module):
         """Post-VCP branch: let text see the patches ``(K, B, N, D)``, compare both: ``(K, B, N, 2)``."""
         return self.post_vcp(text_features, unit(patches))
 
+    def frozen_features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run the frozen image tower on images ``(B, 3, H, W)``: features ``(B, E)`` and patches ``(B, K, N, D)``."""
+        image_features, tokens = self.backbone.vision(images, self.layers)
+        return {"image": image_features, "patches": torch.stack(tokens)[:, :, 1:].transpose(0, 1)}
+
     def layer_maps(self, images: torch.Tensor) -> LayerMaps:
         """Compute the anomaly probability of every layer and branch.
 
         Args:
             images: Normalised images, ``(B, 3, H, W)``.
         """
-        image_features, tokens = self.backbone.vision(images, self.layers)
-        text_features = self.encode_text(image_features)
-        patches = torch.stack(tokens)[:, :, 1:]
+        return self.layer_maps_of(self.frozen_features(images))
+
+    def layer_maps_of(self, features: Mapping[str, torch.Tensor]) -> LayerMaps:
+        """Do what is learned on the image tower's features: all of :meth:`layer_maps` but the tower itself."""
+        text_features = self.encode_text(features["image"])
+        patches = features["patches"].transpose(0, 1)
         base = self.base_logits(patches, text_features) if self.temperature is not None else None
         post = self.post_logits(patches, text_features) if self.post_vcp is not None else None
         return LayerMaps(self._probabilities(base), self._probabilities(post))
