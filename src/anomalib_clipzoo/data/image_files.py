@@ -87,7 +87,7 @@ def _opened(path: str) -> Iterator[Image.Image]:
     try:
         _check_kind(Path(path))
         with Image.open(path) as image:
-            _check_upright(image)
+            check_upright(image)
             yield image
     except UnidentifiedImageError as error:
         msg = f"{path}: this is no image that can be read; remove it or convert it to PNG."
@@ -113,8 +113,12 @@ def _check_kind(path: Path) -> None:
         raise _RefusedError(msg)
 
 
-def _check_upright(image: Image.Image) -> None:
-    """Refuse pictures that the camera noted to be turned: anomalib would read them lying on their side."""
+def check_upright(image: Image.Image) -> None:
+    """Refuse pictures that the camera noted to be turned: anomalib would read them lying on their side.
+
+    Raises:
+        ValueError: If this is one; the message says what to do, without the file's name.
+    """
     orientation = Image.Image.getexif(image).get(Base.Orientation, UPRIGHT)  # PNG's own would decode the pixels
     if orientation != UPRIGHT and image.format not in TURNED_WHEN_READ:
         msg = (

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ WHITE_16_BIT = 2**16 - 1
 WHITE_12_BIT = 2**12 - 1
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path | BytesIO) -> Image.Image:
     """Read an image as 8-bit RGB; 16-bit grey is scaled by its full range, as 8-bit images are by theirs.
 
     anomalib's own reader cuts off what is above 255, which turns such images white.
 
     Args:
-        path: The file.
+        path: The file, or what one holds.
 
     Returns:
         The image, decoded.
@@ -30,7 +31,7 @@ def read_image(path: str | Path) -> Image.Image:
         ValueError: If it cannot be read, or if it is not known which of its values is white; the message says which,
             without the path.
     """
-    if not Path(path).is_file():
+    if not isinstance(path, BytesIO) and not Path(path).is_file():
         msg = "there is no such file" if not Path(path).exists() else "this is no file"
         raise ValueError(msg)
     try:
@@ -38,7 +39,8 @@ def read_image(path: str | Path) -> Image.Image:
             image.load()
             return _from_deep(image) if image.mode.startswith(("I", "F")) else image.convert("RGB")
     except UnidentifiedImageError as error:
-        msg = "the file is empty" if Path(path).stat().st_size == 0 else "this is no image that can be read"
+        empty = not isinstance(path, BytesIO) and Path(path).stat().st_size == 0
+        msg = "the file is empty" if empty else "this is no image that can be read"
         raise ValueError(msg) from error
     except (
         OSError,

@@ -124,9 +124,10 @@ def plain(name: str, value: Any) -> Any:
         return [plain(name, item) for item in sorted(value)]
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return [plain(name, item) for item in value]
-    if value is None or isinstance(value, (bool, str)):
+    if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, (int, float)):
-        return int(value) if isinstance(value, int) else float(value)  # jsonargparse's numbers have types of their own
+    for kind in (str, int, float):  # jsonargparse's words and numbers have types of their own
+        if isinstance(value, kind):
+            return kind(value)
     msg = f"{name}={value!r} cannot be saved with what is learned: give numbers, words, or lists of them."
     raise ValueError(msg)

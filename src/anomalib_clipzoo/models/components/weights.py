@@ -99,6 +99,21 @@ def read_learned_weights(
     return LearnedWeights(path, _rename(path, model, _flatten(content), reference_keys, companions))
 
 
+def model_of(path: Path) -> str:
+    """Tell which model wrote a file of learned weights or a checkpoint.
+
+    Raises:
+        ValueError: If none of ours did, or the file cannot be read.
+    """
+    content = read_file(path)
+    told = content.get(RECORD) if isinstance(content, dict) else None
+    record = _metadata(path) if path.suffix == ".safetensors" else told
+    if not isinstance(record, dict) or not isinstance(record.get("model"), str):
+        msg = f"{path} was not written by anomalib-clipzoo: it does not say which model it belongs to."
+        raise ValueError(msg)
+    return record["model"]
+
+
 def _metadata(path: Path) -> Any:
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get(RECORD, "null")
