@@ -16,12 +16,13 @@ from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 from anomalib_clipzoo.anomaly.references import Reference
 from anomalib_clipzoo.clip import Backbone
 from anomalib_clipzoo.models.musc import MuScModel
+from anomalib_clipzoo.models.musc.features import batches_of
 from anomalib_clipzoo.models.musc.interval import Interval
 from anomalib_clipzoo.models.musc.mutual import mutual_scores
 from anomalib_clipzoo.models.musc.neighborhood import standardize
 from anomalib_clipzoo.models.musc.rescoring import rescore
 from anomalib_clipzoo.models.musc.sets import divide
-from anomalib_clipzoo.models.musc.torch_model import Scores, batches_of
+from anomalib_clipzoo.models.musc.torch_model import Scores
 from tests.parity import deterministic
 from tests.parity.files import GOLDEN, write_backbone
 

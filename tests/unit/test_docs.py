@@ -52,3 +52,27 @@ def test_hashes_of_published_checkpoints_are_those_that_the_log_names():
     assert {digest for digest, _, _ in rows} == set(KNOWN_WEIGHTS)
     for digest, paper, file in rows:
         assert f"{file} of {paper}" in KNOWN_WEIGHTS[digest]
+
+
+def test_the_example_of_how_to_add_a_paper_is_what_stands_in_the_code():
+    page = (TOP / "docs" / "add_a_paper.md").read_text(encoding="utf-8")
+    assert len(page.splitlines()) < 150
+    source, found = "", 0
+    for path, block in re.findall(r"^`([^`\s]+)`$|^```(?:python|toml)\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        if path:
+            source = (TOP / path).read_text(encoding="utf-8")
+        else:
+            assert without_docstrings(block) in without_docstrings(source)
+            found += 1
+    assert found >= 8
+
+
+def without_docstrings(code: str) -> str:
+    """Drop a class's docstring, which pages leave out, and what is indented for the page alone."""
+    return re.sub(r'^ +"""(?s:.*?)"""\n+', "", code, flags=re.MULTILINE).strip()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(TOP).as_posix())
+def test_configurations_and_tools_in_commands_are_there(page):
+    named = re.findall(r"(?:configs|tools|benchmarks)/[\w/]+\.(?:yaml|py)\b", page.read_text(encoding="utf-8"))
+    assert [path for path in named if not (TOP / path).is_file()] == []

@@ -11,11 +11,11 @@ import torch
 from anomalib_clipzoo.anomaly.references import Reference
 from anomalib_clipzoo.clip import Backbone
 from anomalib_clipzoo.models.musc import MuScModel, mutual
+from anomalib_clipzoo.models.musc.features import batches_of
 from anomalib_clipzoo.models.musc.interval import Interval, make_interval
 from anomalib_clipzoo.models.musc.mutual import compress, mutual_scores, pool_scores
 from anomalib_clipzoo.models.musc.rescoring import rescore
 from anomalib_clipzoo.models.musc.sets import divide
-from anomalib_clipzoo.models.musc.torch_model import batches_of
 from tests.tiny import write_tiny_clip
 
 SIDE = 32
@@ -63,14 +63,14 @@ def by_the_book(features: torch.Tensor, first: int, last: int) -> torch.Tensor:
 @pytest.mark.parametrize(("products", "table"), [(2**25, 2**28), (100, 2**28), (25, 150), (100, 1), (230, 700)])
 @pytest.mark.parametrize("bounds", [(0.0, 0.3), (0.2, 0.6), (0, 1), (0, 99)])
 def test_blocks_change_nothing(monkeypatch, products, table, bounds):
-    monkeypatch.setattr(mutual, "PRODUCTS", products)
+    monkeypatch.setattr(mutual, "CACHED", products)
     monkeypatch.setattr(mutual, "TABLE", table)
     features, interval = patches(11), Interval(*bounds)
     close(mutual_scores(features, interval), by_the_book(features, *interval.places(10)))
 
 
 def test_each_pair_is_multiplied_once_in_bounded_memory(monkeypatch):
-    monkeypatch.setattr(mutual, "PRODUCTS", 4 * 5 * 5)  # two images with two others
+    monkeypatch.setattr(mutual, "CACHED", 4 * 5 * 5)  # two images with two others
     multiplied, tables = [], []
     multiply, fill = mutual._products, mutual._fill_table
 
@@ -222,6 +222,8 @@ def test_an_image_that_is_not_finite_is_named(build):
     images[5, 0, 3, 3] = float("nan")
     with pytest.raises(ValueError, match="Image number 5 has features that are not finite"):
         build().score_sets(batches_of(images), [None] * 7)
+    with pytest.raises(ValueError, match="None of 7 images can be read"):
+        build().score_sets(lambda _: (), [None] * 7)
 
 
 # ---- rescoring ----

@@ -4,18 +4,15 @@
 """AnomalyCLIP as an anomalib model."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
 from torch import nn
 
-from anomalib_clipzoo.clip import Backbone
-from anomalib_clipzoo.models.components.arguments import AUTO, defaults_of
+from anomalib_clipzoo.models.components.arguments import AUTO
 from anomalib_clipzoo.models.components.feature_cache import CACHE_SIZE, CacheDtype
-from anomalib_clipzoo.models.components.module import ClipZooModule
 from anomalib_clipzoo.models.components.types import (
     Count,
     ImageSize,
@@ -29,16 +26,15 @@ from anomalib_clipzoo.models.components.types import (
     Sigma,
     Words,
 )
-from anomalib_clipzoo.models.components.weights import Companions, Lengths, number_of, size_of
+from anomalib_clipzoo.models.components.weights import Companions
 
 from .dual_path import LocalAttention
 from .loss import LOCAL_WEIGHT, AnomalyClipLoss
-from .torch_model import AnomalyClipModel, ImageFeatures
+from .prompt_learner import PromptLearner
+from .torch_model import AnomalyClipModel
 
-ADAM_BETAS = (0.5, 0.999)
 
-
-class AnomalyClip(ClipZooModule, AnomalibModule):
+class AnomalyClip(PromptLearner, AnomalibModule):
     """AnomalyCLIP: object-agnostic prompt learning for zero-shot anomaly detection (ICLR 2024, arXiv 2310.18961).
 
     It learns on one dataset's annotated images and is used on products that it never saw. Without annotated anomalies
@@ -96,15 +92,9 @@ class AnomalyClip(ClipZooModule, AnomalibModule):
 
     MODEL: ClassVar[type[nn.Module]] = AnomalyClipModel
     PAPER_EPOCHS: ClassVar[int] = 15
-    QUICK_GELU: ClassVar[bool] = True
-    POSITIONS: ClassVar[dict[str, Any]] = {"interpolation": "bilinear", "antialias": False}
+    ADAM_BETAS: ClassVar[tuple[float, float]] = (0.5, 0.999)
     REFERENCE_KEYS: ClassVar[dict[str, str | None]] = {
-        "prompt_learner.ctx_pos": "prompts.normal",
-        "prompt_learner.ctx_neg": "prompts.abnormal",
-        "prompt_learner.compound_prompts_text.": "prompts.deep.",
-        "prompt_learner.token_prefix_": None,  # CLIP's own token embeddings
-        "prompt_learner.token_suffix_": None,
-        "prompt_learner.tokenized_prompts_": None,
+        **PromptLearner.REFERENCE_KEYS,
         "prompt_learner.compound_prompt_projections.": None,  # the reference saves them and never uses them
     }
     # Crane's files have the same keys but for the projections.
@@ -112,12 +102,6 @@ class AnomalyClip(ClipZooModule, AnomalibModule):
         ("prompt_learner.compound_prompts_text.", "prompt_learner.token_prefix_"): (
             "prompt_learner.compound_prompt_projections."
         )
-    }
-    FEATURES_DEPEND_ON: ClassVar[tuple[str, ...]] = ("layers", "dpam_layer", "local_attention")
-    LENGTHS: ClassVar[Lengths] = {
-        "n_ctx": size_of("model.prompts.normal", -2),
-        "depth": number_of("model.prompts.deep.", more=1),
-        "t_n_ctx": size_of("model.prompts.deep.0", 0),
     }
 
     def __init__(
@@ -158,21 +142,3 @@ class AnomalyClip(ClipZooModule, AnomalibModule):
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.assemble(arguments)
         self.loss = AnomalyClipLoss(self.hparams["local_weight"])
-
-    def paper_arguments(self, clip: Backbone) -> dict[str, Any]:
-        """Return the paper's values for this CLIP."""
-        defaults = defaults_of(AnomalyClipModel)
-        return {**defaults, "layers": (clip.vision.depth,), "depth": min(defaults["depth"], clip.text.depth)}
-
-    def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Compute the loss of a batch of images with labels and masks."""
-        del args, kwargs
-        features = ImageFeatures.of_frozen(self.frozen_features(batch.image))
-        logits, patches = self.model.compare(features, self.model.encode_text())
-        loss = self.loss(logits, self.model.layer_maps(patches), batch.gt_label, batch.gt_mask)
-        self.log("train_loss", loss, on_epoch=True, prog_bar=True, batch_size=len(batch.image))
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Configure Adam on the prompts."""
-        return torch.optim.Adam(self.model.prompts.parameters(), lr=self.hparams["lr"], betas=ADAM_BETAS)

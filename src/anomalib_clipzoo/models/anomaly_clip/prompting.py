@@ -92,7 +92,7 @@ class ObjectAgnosticPrompts(nn.Module):
         context = torch.cat([self.normal[0].expand(normal, -1, -1), self.abnormal[0].expand(abnormal, -1, -1)])[None]
         start, rest = self.words[None, :, :1], self.words[None, :, 1 + context.shape[2] :]
         if image_features is not None:
-            count = len(image_features)
+            count = image_features.shape[0]  # len() would fix the batch size of exported graphs
             start, context, rest = (part.expand(count, -1, -1, -1) for part in (start, context, rest))
             context = self._with_image(context, image_features[:, None, None].expand(-1, context.shape[1], -1, -1))
         return torch.cat([start, context, rest], dim=2)

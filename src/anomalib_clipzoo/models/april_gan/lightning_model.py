@@ -11,7 +11,6 @@ import torch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
-from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 
 from anomalib_clipzoo.anomaly.losses import map_loss
@@ -19,6 +18,7 @@ from anomalib_clipzoo.clip import Backbone, quarter_layers
 from anomalib_clipzoo.models.components.arguments import AUTO, defaults_of
 from anomalib_clipzoo.models.components.feature_cache import CACHE_SIZE, CacheDtype
 from anomalib_clipzoo.models.components.few_shot import FewShotModule
+from anomalib_clipzoo.models.components.loaders import read_before
 from anomalib_clipzoo.models.components.types import (
     Count,
     CountFrom0,
@@ -33,6 +33,7 @@ from anomalib_clipzoo.models.components.types import (
     Sigma,
     Words,
 )
+from anomalib_clipzoo.results.folder_images import problems_of
 
 from .torch_model import AprilGanModel
 
@@ -63,6 +64,8 @@ class AprilGan(FewShotModule, AnomalibModule):
         normal_states: States of a normal object, {} is where the class name goes. [seven, the same as WinCLIP's]
         abnormal_states: States of an object with an anomaly. [five, the same as AdaCLIP's]
         templates: Sentences, {} is where the object in its state goes. [35]
+        temperature: What cosines with the texts are divided by before the softmax. Where CLIP tells them further apart
+            than 0.17, as the toy CLIP does, scores come to 1 at the paper's and rank no more. [0.01]
         class_name: What all images show. [each image's own category where known, else "object"]
         k_shot: Number of normal reference images of each category. 0 goes without, unless ``weights`` hold some.
         few_shot_source: Folder of normal images to choose the references from, with or without a subfolder for each
@@ -114,6 +117,7 @@ class AprilGan(FewShotModule, AnomalibModule):
         normal_states: Words | None = None,
         abnormal_states: Words | None = None,
         templates: Words | None = None,
+        temperature: PositiveNumber | None = None,
         class_name: Name | None = None,
         k_shot: CountFrom0 = 0,
         few_shot_source: str | Path | None = None,
@@ -181,12 +185,19 @@ class AprilGan(FewShotModule, AnomalibModule):
         logger.info("min_max: all images are run once before, for the range of their maps.")
         self.model.ranges.forget(self.model.ranges.categories)
         found: dict[str | None, list[float]] = {}
-        for batch, _, _ in iter(CombinedLoader(loaders, "sequential")):
-            maps = self.model(self.pre_process(batch.image.to(self.device)), **self.context(self.categories(batch)))
-            resolved = self.model.references.resolve(self.categories(batch))
-            for category, maximum in zip(resolved, maps.anomaly_map.amax(dim=(1, 2)).tolist(), strict=True):
-                found.setdefault(category, []).append(maximum)
+        for loader in loaders if isinstance(loaders, list) else [loaders]:
+            for batch in read_before(loader):
+                for category, maximum in self._maxima(batch):
+                    found.setdefault(category, []).append(maximum)
         self.model.ranges.keep({category: (min(maxima), max(maxima)) for category, maxima in found.items()})
+
+    def _maxima(self, batch: Any) -> list[tuple[str | None, float]]:
+        """Return whose references each image that could be read goes with, and the largest value of its map."""
+        categories = self.categories(batch)
+        with self.trainer.precision_plugin.forward_context():
+            maps = self.model(self.as_in_loop(batch.image), **self.context(categories)).anomaly_map
+        found = zip(self.model.references.resolve(categories), maps.amax(dim=(1, 2)).tolist(), strict=True)
+        return [each for each, problem in zip(found, problems_of(batch), strict=True) if not problem]
 
     # ---- training ----
 

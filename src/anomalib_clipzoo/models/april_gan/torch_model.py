@@ -32,7 +32,7 @@ from anomalib_clipzoo.clip import Backbone
 
 from .ranges import MaximumRanges
 
-LOGIT_SCALE = 100.0  # a constant: CLIP's own learned scale is not used
+TEMPERATURE = 0.01  # a constant: CLIP's own learned scale is not used
 SENTENCE_BATCH = 256  # sentences encoded at once, which bounds the memory
 
 
@@ -60,6 +60,7 @@ class AprilGanModel(nn.Module):
         normal_states: Normal states, each with one ``{}`` for the class name.
         abnormal_states: Abnormal states.
         templates: Sentences with one ``{}`` for the object in its state.
+        temperature: What cosines with texts are divided by before the softmax.
         reference_weight: Share of the references in the map, 0..1; ``None`` for the reference code's, which adds up
             layers and distances of 0..2: two thirds with as many layers for both.
         sigma: Gaussian smoothing of the map in pixels.
@@ -77,6 +78,7 @@ class AprilGanModel(nn.Module):
         normal_states: Sequence[str] = NORMAL_STATES,
         abnormal_states: Sequence[str] = ADACLIP_ABNORMAL_STATES,
         templates: Sequence[str] = APRIL_GAN_TEMPLATES,
+        temperature: float = TEMPERATURE,
         reference_weight: float | None = None,
         sigma: float = 0.0,
     ) -> None:
@@ -91,6 +93,7 @@ class AprilGanModel(nn.Module):
         self.reference_weight = reference_weight
         self.states = (normal_states, abnormal_states)
         self.templates = templates
+        self.temperature = temperature
         self.check_class_names([DEFAULT_CLASS_NAME])
         self.patch_projections = PatchProjections(len(self.layers), vision.width, backbone.embed_dim)
         patches = (vision.grid[0] * vision.grid[1], vision.width)
@@ -145,7 +148,7 @@ class AprilGanModel(nn.Module):
     def logits(self, patches: Mapping[int, torch.Tensor], text_features: torch.Tensor) -> torch.Tensor:
         """Compare each layer's projected patches with text ``(B or 1, 2, E)``: logits of an anomaly, ``(K, B, N)``."""
         projected = self.patch_projections(patches[layer] for layer in self.layers)
-        return abnormal_logit(compare(LOGIT_SCALE * projected, text_features))
+        return abnormal_logit(compare(projected / self.temperature, text_features))
 
     def layer_maps(self, images: torch.Tensor, class_names: Sequence[str] = (DEFAULT_CLASS_NAME,)) -> torch.Tensor:
         """Compute what training compares with the truth.
@@ -220,7 +223,7 @@ class AprilGanModel(nn.Module):
         features = self.image_features(images, (*self.layers, *self.few_shot_layers) if few_shot else self.layers)
         text = self.text_features(class_names)
         image = compare(unit(features.image)[:, None], text)
-        score = (LOGIT_SCALE * abnormal_logit(image))[:, 0].sigmoid()
+        score = (abnormal_logit(image) / self.temperature)[:, 0].sigmoid()
         maps = self._probabilities(self.logits(features.patches, text)).mean(dim=0)
         if not few_shot:
             return InferenceBatch(pred_score=score, anomaly_map=self.smoothing(maps).clamp(0, 1))

@@ -26,11 +26,43 @@ KNOWN_WEIGHTS = MappingProxyType(
         "33e8d3db1cb4aab030866b8b70a46e10aa27ebf2c23b5463cb07f2574addd98c": (
             "pretrained_all.pth of AdaCLIP, for images of none of its datasets"
         ),
+        "66d070e3b72b61704495bdadd0f8c4979b62a23ca7211cfe08bd08ec7c0ab831": (
+            "trained_on_visa_crane/epoch_5.pth of Crane, for MVTec AD"
+        ),
+        "dc9bf1584c8abd8744f39e9607fdea8a04c8d30aa147de595d22bf444488e4c8": (
+            "trained_on_mvtec_crane/epoch_5.pth of Crane, for VisA"
+        ),
     }
 )
 """SHA-256 of a file, and what it is: the repository's name for it and the data that it is meant to be tested on."""
 
 
+OF_OTHER_METHODS = MappingProxyType(
+    {
+        "9163f13a9c0a75ac63de16239b850cf70d366b5591b083bea2c0c41e76beed53": (
+            "trained_on_mvtec_cranep/epoch_5.pth of Crane+"
+        ),
+        "732c7d1b76745950c56b0f9846f46f297619dcbb1db69a61e7b8fa5609ac10ab": (
+            "trained_on_visa_cranep/epoch_5.pth of Crane+"
+        ),
+    }
+)
+"""Files whose tensors look like those of a model here, but were learned with another: SHA-256, and what it is."""
+
+
+def digest(path: Path) -> str:
+    """Return a file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def name_of(path: Path) -> str | None:
-    """Name a published checkpoint by its content, or return ``None`` if it is not among the known ones."""
-    return KNOWN_WEIGHTS.get(hashlib.sha256(path.read_bytes()).hexdigest())
+    """Name a published checkpoint by its content, or return ``None`` if it is not among the known ones.
+
+    Raises:
+        ValueError: If it is known to be another method's.
+    """
+    known = digest(path)
+    if known in OF_OTHER_METHODS:
+        msg = f"{path} is {OF_OTHER_METHODS[known]}, which no model here is: its tensors fit, its results would not."
+        raise ValueError(msg)
+    return KNOWN_WEIGHTS.get(known)

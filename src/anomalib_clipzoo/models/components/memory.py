@@ -82,6 +82,10 @@ class MemoryModule(ClipZooModule):
         transform = getattr(self.pre_processor, "transform", self.pre_processor)
         return transform(images) if transform else images
 
+    def as_in_loop(self, images: torch.Tensor) -> torch.Tensor:
+        """Bring images as they were read to device, pre-processing and precision of the trainer's loops."""
+        return self.trainer.precision_plugin.convert_input(self.pre_process(images.to(self.device)))
+
     # ---- what is kept ----
 
     def load_weights(self, learned: LearnedWeights) -> None:

@@ -4,7 +4,7 @@
 """Crane as an anomalib model."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from anomalib.metrics import Evaluator
@@ -12,14 +12,12 @@ from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
 from torch import nn
 
-from anomalib_clipzoo.clip import Backbone
-from anomalib_clipzoo.models.anomaly_clip import AnomalyClip
 from anomalib_clipzoo.models.anomaly_clip.dual_path import LocalAttention
+from anomalib_clipzoo.models.anomaly_clip.prompt_learner import PromptLearner
 from anomalib_clipzoo.models.anomaly_clip.prompting import ImageToken
 from anomalib_clipzoo.models.anomaly_clip.torch_model import ImageFeatures
-from anomalib_clipzoo.models.components.arguments import AUTO, defaults_of
+from anomalib_clipzoo.models.components.arguments import AUTO
 from anomalib_clipzoo.models.components.feature_cache import CACHE_SIZE, CacheDtype
-from anomalib_clipzoo.models.components.module import ClipZooModule
 from anomalib_clipzoo.models.components.types import (
     Count,
     ImageSize,
@@ -34,16 +32,12 @@ from anomalib_clipzoo.models.components.types import (
     Sigma,
     Words,
 )
-from anomalib_clipzoo.models.components.weights import Lengths
 
 from .loss import IMAGE_WEIGHT, LOCAL_WEIGHT, CraneLoss
 from .torch_model import CraneModel, Upsampling
 
-ADAM_BETAS = (0.6, 0.999)
-PROJECTIONS = "prompt_learner.compound_prompt_projections."  # AnomalyCLIP's files have them, Crane's have not
 
-
-class Crane(ClipZooModule, AnomalibModule):
+class Crane(PromptLearner, AnomalibModule):
     """Crane: context-guided prompts and refined attention for zero-shot anomaly detection (2025, arXiv 2504.11055).
 
     This is the base variant, without DINO. It learns on one dataset's annotated images and is used on products that it
@@ -111,13 +105,7 @@ class Crane(ClipZooModule, AnomalibModule):
 
     MODEL: ClassVar[type[nn.Module]] = CraneModel
     PAPER_EPOCHS: ClassVar[int] = 5
-    QUICK_GELU: ClassVar[bool] = AnomalyClip.QUICK_GELU
-    POSITIONS: ClassVar[dict[str, Any]] = AnomalyClip.POSITIONS
-    REFERENCE_KEYS: ClassVar[dict[str, str | None]] = {
-        key: name for key, name in AnomalyClip.REFERENCE_KEYS.items() if key != PROJECTIONS
-    }
-    FEATURES_DEPEND_ON: ClassVar[tuple[str, ...]] = ("layers", "dpam_layer", "local_attention")
-    LENGTHS: ClassVar[Lengths] = AnomalyClip.LENGTHS
+    ADAM_BETAS: ClassVar[tuple[float, float]] = (0.6, 0.999)
 
     def __init__(
         self,
@@ -165,22 +153,7 @@ class Crane(ClipZooModule, AnomalibModule):
         self.assemble(arguments)
         self.loss = CraneLoss(self.hparams["local_weight"], self.hparams["image_weight"])
 
-    def paper_arguments(self, clip: Backbone) -> dict[str, Any]:
-        """Return the paper's values for this CLIP."""
-        defaults = defaults_of(CraneModel)
-        return {**defaults, "layers": (clip.vision.depth,), "depth": min(defaults["depth"], clip.text.depth)}
-
-    def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Compute the loss of a batch of images with labels and masks, whose prompts mostly see them."""
-        del args, kwargs
-        features = ImageFeatures.of_frozen(self.frozen_features(batch.image))
-        see_images = torch.rand(()) < self.hparams["image_token_prob"]
-        text = self.model.encode_text_for(features) if see_images else self.model.encode_text()
-        logits, patches = self.model.compare(features, text)
-        loss = self.loss(logits, self.model.layer_maps(patches), batch.gt_label, batch.gt_mask)
-        self.log("train_loss", loss, on_epoch=True, prog_bar=True, batch_size=len(batch.image))
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Configure Adam on the prompts."""
-        return torch.optim.Adam(self.model.prompts.parameters(), lr=self.hparams["lr"], betas=ADAM_BETAS)
+    def training_text(self, features: ImageFeatures) -> torch.Tensor:
+        """Encode prompts that see the images of a batch, mostly."""
+        sees = torch.rand(()) < self.hparams["image_token_prob"]
+        return self.model.encode_text_for(features) if sees else super().training_text(features)

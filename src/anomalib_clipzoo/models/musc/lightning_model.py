@@ -33,7 +33,8 @@ from anomalib_clipzoo.models.components.types import (
 from anomalib_clipzoo.models.components.weights import LearnedWeights
 
 from .mutual import DistancePrecision
-from .torch_model import SCORE, MuScModel, Release
+from .pool import SCORE
+from .torch_model import MuScModel, Release
 from .whole_set import WholeSet
 
 logger = logging.getLogger(__name__)
@@ -226,13 +227,7 @@ class MuSc(MemoryModule, AnomalibModule):
 
     def _whole_set(self, loader: DataLoader) -> WholeSet:
         progress = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
-        convert = self.trainer.precision_plugin.convert_input
-        return WholeSet(
-            loader,
-            self.category,
-            lambda image: convert(self.pre_process(image.to(self.device))),
-            progress=progress,
-        )
+        return WholeSet(loader, self.category, self.as_in_loop, progress=progress)
 
     def _check_set(self, images: WholeSet) -> None:
         """Say what makes a set's scores doubtful."""

@@ -20,6 +20,7 @@ from .interval import Interval
 DistancePrecision = Literal["float32", "float16", "int8"]
 
 PRODUCTS = 2**25  # products of patches in memory at once
+CACHED = 2**22  # on a processor, whose cache holds so many
 TABLE = 2**28  # largest products: of all images up to 440 of 518 pixels, beyond that of some images at a time
 FARTHEST = -1.0  # the smallest product of two vectors of unit length
 LEVELS = 127  # of 8 bits, either side of zero
@@ -37,7 +38,8 @@ def mutual_scores(features: torch.Tensor, interval: Interval) -> torch.Tensor:
         Mean distance of each patch to the nearest patch of each image in the interval, ``(N, L)``, 0..2.
     """
     count, patches = features.shape[:2]
-    side = max(1, math.isqrt(PRODUCTS // patches**2))
+    products = CACHED if features.device.type == "cpu" else PRODUCTS
+    side = max(1, math.isqrt(products // patches**2))
     at_once = max(1, TABLE // (patches * count * side)) * side
     scores = []
     for start in range(0, count, at_once):

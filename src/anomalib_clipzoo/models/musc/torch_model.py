@@ -7,7 +7,7 @@ Paper: Li et al., "MuSc: Zero-Shot Industrial Anomaly Classification and Segment
 Unlabeled Images", ICLR 2024, https://arxiv.org/abs/2401.16753.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -16,39 +16,25 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.maps import upsample
-from anomalib_clipzoo.anomaly.references import ImageMemory, Reference
+from anomalib_clipzoo.anomaly.references import Reference
 from anomalib_clipzoo.clip import Backbone, quarter_layers
 
+from .features import Features, Load, batches_of, collect
 from .interval import make_interval
-from .mutual import FARTHEST, DistancePrecision, compress, in_batches, mutual_scores, pool_scores
+from .mutual import DistancePrecision, compress, in_batches, mutual_scores, pool_scores
 from .neighborhood import aggregate, check_neighborhoods, standardize
-from .rescoring import check_windows, rescore, windowed_mean
+from .pool import Pool
+from .rescoring import check_windows, rescore
 from .sets import divide
 
 Release = Literal["current", "first"]
-Load = Callable[[Sequence[int]], Iterable[tuple[Sequence[int], torch.Tensor]]]
-"""Takes numbers of images; returns batches: their numbers and the images, normalised, ``(B, 3, H, W)``."""
 
 PAPER_SIZE = 518
 R_LIST = (1, 3, 5)
 INTERVAL = (0.0, 0.3)
 RESCORE_WINDOWS = (1, 2, 3)
 SET_SIZE = 256  # no category of MVTec AD or VisA has more test images
-TOWER_BATCH = 4  # images that go through the tower together where nobody says how many
 AT_ONCE = 16  # images whose tokens are aggregated, or whose maps are enlarged, together
-IMAGE, SCORE = "image", "score"  # what a pool keeps of an image beside its tokens
-
-
-class Features(NamedTuple):
-    """What the image tower says about images.
-
-    Attributes:
-        image: CLIP's image features, unit length, ``(B, E)``.
-        patches: Patch tokens of each layer as they leave the block, ``(B, L, D)``.
-    """
-
-    image: torch.Tensor
-    patches: list[torch.Tensor]
 
 
 class Scores(NamedTuple):
@@ -83,8 +69,6 @@ class MuScModel(nn.Module):
         ValueError: If layers, neighbourhoods, interval, windows, set size, distance_precision or release are unfit.
     """
 
-    pool: ImageMemory
-
     def __init__(
         self,
         backbone: Backbone,
@@ -110,9 +94,7 @@ class MuScModel(nn.Module):
         self.seed = seed
         self.distance_precision: DistancePrecision = distance_precision
         self.release = release
-        self.layer_kinds = tuple(f"layer_{layer}" for layer in self.layers)
-        patches = dict.fromkeys(self.layer_kinds, (self.patch_count, vision.width))
-        self.pool = ImageMemory({**patches, IMAGE: (1, backbone.embed_dim), SCORE: (1, 1)})
+        self.pool = Pool(backbone, self.layers)
 
     @property
     def patch_count(self) -> int:
@@ -207,7 +189,7 @@ class MuScModel(nn.Module):
         for parts in sets:
             together: list[int] = []
             for part in parts:  # tokens take much room: those of one part are kept at a time
-                numbers, features = self.collect(load, part)
+                numbers, features = collect(self.encode, load, part)
                 self.interval.check(len(numbers) - 1)
                 patch_maps[numbers] = self.mutual_maps(features.patches)
                 image[numbers] = features.image
@@ -229,26 +211,6 @@ class MuScModel(nn.Module):
             self.interval.check(min(map(len, parts)) - 1, category)
             sets.append([[members[place] for place in part] for part in parts])
         return sets
-
-    def collect(self, load: Load, numbers: Sequence[int]) -> tuple[list[int], Features]:
-        """Encode images one batch after the other; the tokens wait in the processor's memory.
-
-        Returns:
-            The numbers of the images that were loaded, and their features.
-        """
-        loaded: list[int] = []
-        image: list[torch.Tensor] = []
-        patches: list[torch.Tensor] = []
-        for members, images in load(numbers):
-            batch = self.encode(images)
-            _check_finite(batch, members)
-            if not patches:
-                patches = [layer.new_empty(len(numbers), *layer.shape[1:], device="cpu") for layer in batch.patches]
-            for kept, layer in zip(patches, batch.patches, strict=True):
-                kept[len(loaded) : len(loaded) + len(members)] = layer
-            image.append(batch.image)
-            loaded += members
-        return loaded, Features(torch.cat(image), [layer[: len(loaded)] for layer in patches])
 
     def mutual_maps(self, patches: Sequence[torch.Tensor]) -> torch.Tensor:
         """Average the mutual scores of all layers and neighbourhoods (paper, section 3.3).
@@ -280,11 +242,9 @@ class MuScModel(nn.Module):
         """
         self.interval.check(len(pool) - 1, pool[0].category if pool else None)
         with torch.inference_mode(mode=False), torch.no_grad():  # plain tensors: they are saved, loaded and exported
-            _, features = self.collect(batches_of(images), range(len(pool)))
+            _, features = collect(self.encode, batches_of(images), range(len(pool)))
             scores = self.peaks(self.mutual_maps(features.patches))
-            kept = dict(zip(self.layer_kinds, features.patches, strict=True))
-            kept |= {IMAGE: features.image[:, None], SCORE: scores[:, None, None]}
-            self.pool.remember(pool, {kind: values.to(self.device) for kind, values in kept.items()})
+            self.pool.keep(pool, features, scores.to(self.device))
 
     def score_by_pool(
         self,
@@ -314,55 +274,15 @@ class MuScModel(nn.Module):
         return Scores(patch_maps, scores)
 
     def _score_by_pool(self, features: Features, category: str | None, paths: Sequence[str]) -> Scores:
-        own = self._own(category, paths)
+        own = self.pool.own(category, paths)
         maps = [
-            pool_scores(
-                self.aggregate(tokens, side),
-                self.aggregate(self.pool.features(kind, category), side),
-                self.interval,
-                own,
-            )
-            for kind, tokens in zip(self.layer_kinds, features.patches, strict=True)
+            pool_scores(self.aggregate(tokens, side), self.aggregate(others, side), self.interval, own)
+            for tokens, others in zip(features.patches, self.pool.tokens(category), strict=True)
             for side in self.r_list
         ]
         patch_maps = torch.stack(maps).mean(dim=0) / 2
-        return Scores(patch_maps, self._rescore_by_pool(self.peaks(patch_maps), features.image, category, own))
-
-    def _own(self, category: str | None, paths: Sequence[str]) -> torch.Tensor | None:
-        """Tell where an image of the pool is the very image that is scored, ``(B, P)``; ``None`` if that is nowhere."""
-        pool = self.pool.paths(category)
-        if set(pool).isdisjoint(paths):
-            return None
-        return torch.tensor([[path == other for other in pool] for path in paths], device=self.device)
-
-    def _rescore_by_pool(
-        self,
-        scores: torch.Tensor,
-        image: torch.Tensor,
-        category: str | None,
-        own: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Average each score over the image itself and the images of the pool that look most alike (RsCIN)."""
-        if not self.rescore_windows:
-            return scores
-        similarity = image @ self.pool.features(IMAGE, category)[:, 0].T
-        if own is not None:
-            similarity = similarity.masked_fill(own, FARTHEST)
-        nearest = similarity.topk(min(self.rescore_windows[-1] - 1, similarity.shape[1]))
-        others = self.pool.features(SCORE, category)[:, 0, 0][nearest.indices]
-        weights = torch.cat([torch.ones_like(scores)[:, None], nearest.values], dim=1)
-        return windowed_mean(weights, torch.cat([scores[:, None], others], dim=1), self.rescore_windows)
-
-
-def batches_of(images: torch.Tensor) -> Load:
-    """Return what loads images ``(N, 3, H, W)`` that are in memory."""
-
-    def load(numbers: Sequence[int]) -> Iterable[tuple[Sequence[int], torch.Tensor]]:
-        for begin in range(0, len(numbers), TOWER_BATCH):
-            members = list(numbers[begin : begin + TOWER_BATCH])
-            yield members, images[members]
-
-    return load
+        scores = self.pool.rescore(self.peaks(patch_maps), features.image, category, own, self.rescore_windows)
+        return Scores(patch_maps, scores)
 
 
 def _check(set_size: int | None, distance_precision: str, release: str) -> None:
@@ -373,14 +293,4 @@ def _check(set_size: int | None, distance_precision: str, release: str) -> None:
             raise ValueError(msg)
     if set_size is not None and set_size < 2:
         msg = f"set_size {set_size} must be at least 2 images, or None for sets of any size."
-        raise ValueError(msg)
-
-
-def _check_finite(batch: Features, numbers: Sequence[int]) -> None:
-    finite = batch.image.isfinite().all(dim=1)
-    for layer in batch.patches:
-        finite &= layer.isfinite().flatten(1).all(dim=1)
-    if not finite.all():
-        number = numbers[int(finite.int().argmin())]
-        msg = f"Image number {number} has features that are not finite, which spoil the scores of all: leave it out."
         raise ValueError(msg)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from anomalib.data import Batch
 from rich.progress import track
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
+from anomalib_clipzoo.models.components.loaders import read_before
 from anomalib_clipzoo.results.folder_images import problems_of
 
 logger = logging.getLogger(__name__)
@@ -24,8 +25,6 @@ TOWER_BATCH = 8
 
 class WholeSet:
     """All images that a loop's loader will bring, whichever of them a device or a limit of batches takes.
-
-    Iterating over the loop's own loader would exhaust its samplers, so a fresh one reads the same dataset.
 
     Args:
         loader: The loop's loader.
@@ -59,18 +58,13 @@ class WholeSet:
         return [Path(file).parent.name for file in self.files]
 
     def load(self, numbers: Sequence[int]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Read images, see :data:`.torch_model.Load`; those that cannot be read are left out.
+        """Read images, see :data:`.features.Load`; those that cannot be read are left out.
 
         Raises:
             ValueError: If an image holds values that are not finite.
         """
         collate = partial(_one_by_one, collate=self.loader.collate_fn)
-        batches = DataLoader(
-            Subset(self.loader.dataset, numbers),
-            batch_size=TOWER_BATCH,
-            num_workers=self.loader.num_workers,
-            collate_fn=collate,
-        )
+        batches = read_before(self.loader, numbers, collate, TOWER_BATCH)
         begin = 0
         for items in track(batches, "Reading the set", disable=not self.progress):
             members = numbers[begin : begin + len(items)]
