@@ -30,10 +30,13 @@ from open_clip.factory import get_model_config
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
+from anomalib_clipzoo.anomaly.references import Reference
 from anomalib_clipzoo.clip import Backbone
 from anomalib_clipzoo.models.ada_clip.loss import AdaClipLoss
 from anomalib_clipzoo.models.ada_clip.torch_model import AdaClipModel
 from anomalib_clipzoo.models.anomaly_clip import AnomalyClipModel
+from anomalib_clipzoo.models.april_gan import AprilGanModel
+from anomalib_clipzoo.models.crane import CraneModel
 from anomalib_clipzoo.models.vcp_clip import VcpClipModel
 from anomalib_clipzoo.models.win_clip_plus import WinClipPlusModel
 
@@ -91,6 +94,29 @@ def vcp_clip() -> VcpClipModel:
 def anomaly_clip() -> AnomalyClipModel:
     """Build AnomalyCLIP as its published weights are used: the last layer alone."""
     return AnomalyClipModel(Backbone("ViT-L-14-336", None, quick_gelu=True, image_size=518))
+
+
+def crane() -> CraneModel:
+    """Build Crane as its published weights are used: the last layer alone, prompts that see no image."""
+    return CraneModel(Backbone("ViT-L-14-336", None, quick_gelu=True, image_size=518))
+
+
+# ---- APRIL-GAN: class names and references ----
+
+
+@cache
+def april_gan(k_shot: int = 0) -> AprilGanModel:
+    """Build APRIL-GAN, with so many references; the same CLIP with and without."""
+    if not k_shot:
+        return AprilGanModel(Backbone("ViT-L-14-336", None, image_size=518)).eval()
+    model = AprilGanModel(april_gan().backbone).eval()
+    model.remember(torch.randn(k_shot, 3, 518, 518), [Reference(None, str(number)) for number in range(k_shot)])
+    return model
+
+
+def april_gan_inference(k_shot: int, images: Tensor) -> Run:
+    """Return a whole pass; one before it encodes the sentences about each class."""
+    return torch.no_grad()(partial(april_gan(k_shot), images, class_names(images)))
 
 
 # ---- AdaCLIP: class names, and where the time goes ----
@@ -170,6 +196,13 @@ SUBJECTS = {
         },
         {"training step": ada_clip_training},
     ),
+    "AprilGan": Subject(
+        "ViT-L-14-336",
+        518,
+        False,
+        {"AprilGan": partial(april_gan_inference, 0), "four references": partial(april_gan_inference, 4)},
+    ),
+    "Crane": Subject("ViT-L-14-336", 518, True, {"Crane": partial(inference, crane)}),
     "WinClipPlus": Subject(
         "ViT-B-16-plus-240",
         240,
