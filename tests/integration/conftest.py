@@ -32,6 +32,11 @@ QUICKSTARTS = {  # as the documentation of each model gives them
         *("--model", "AdaClip", "--model.hsf", "most_anomalous", *NO_PICTURES),
         *("--trainer.max_epochs", "3"),
     ),
+    "AprilGan": (
+        *("--model", "AprilGan", "--model.temperature", "0.05", *NO_PICTURES),
+        *("--trainer.max_epochs", "3"),
+    ),
+    "Crane": ("--model", "Crane", *NO_PICTURES, "--trainer.max_epochs", "2"),
 }
 METRIC = re.compile(r"│\s*((?:image|pixel)_\w+)\s*│\s*([\d.]+)\s*│")
 

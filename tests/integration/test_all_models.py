@@ -30,7 +30,7 @@ benchmark:
   seed: 0
   model:
     class_path:
-      grid: [VcpClip, AnomalyClip, AdaClip, WinClipPlus]
+      grid: [VcpClip, AnomalyClip, AdaClip, AprilGan, Crane, WinClipPlus, MuSc]
     init_args: {backbone: toy, visualizer: false}
   data:
     class_path: ToyAD
@@ -43,5 +43,5 @@ benchmark:
     forked_anomalib("benchmark", "--config", config, folder=workspace)
     (table,) = (workspace / "runs" / "benchmark").glob("*/results.csv")
     header, *rows = table.read_text().splitlines()
-    assert len(rows) == 4
+    assert len(rows) == 7
     assert "pixel_AUROC" in header

@@ -16,6 +16,9 @@ from torch.nn import functional
 from anomalib_clipzoo.anomaly.references import Reference
 from anomalib_clipzoo.models.ada_clip import AdaClip
 from anomalib_clipzoo.models.anomaly_clip import AnomalyClip
+from anomalib_clipzoo.models.april_gan import AprilGan
+from anomalib_clipzoo.models.crane import Crane
+from anomalib_clipzoo.models.musc import MuSc
 from anomalib_clipzoo.models.vcp_clip import VcpClip
 from anomalib_clipzoo.models.win_clip_plus import WinClipPlus
 
@@ -29,7 +32,12 @@ MODELS = {
     "AdaClip, static prompts": (AdaClip, {"class_name": "screw", "prompting_type": "S"}),
     "WinClipPlus": (WinClipPlus, {"class_name": "screw"}),
     "WinClipPlus, few-shot": (WinClipPlus, {"class_name": "screw", "mean": [0.5, 0.4, 0.6], "std": [0.5, 0.5, 0.3]}),
+    "AprilGan": (AprilGan, {"class_name": "screw"}),
+    "AprilGan, few-shot": (AprilGan, {"class_name": "screw", "few_shot_layers": [2, 5], "sigma": 2.0}),
+    "Crane": (Crane, {"layers": [2, 6], "image_token_at_test": True}),
+    "MuSc, pool": (MuSc, {"distance_precision": "float16"}),
 }
+KEPT = {"few-shot": 2, "pool": 6}  # how many images a model keeps features of
 ATOL = 2e-5
 
 
@@ -38,9 +46,10 @@ def model(request):
     torch.manual_seed(0)
     kind, arguments = MODELS[request.param]
     model = kind(backbone="toy", image_size=SIZE, **arguments).eval()
-    if "few-shot" in request.param:
-        normal = model.pre_processor.transform(photographs(2, SIZE, seed=5))
-        model.model.remember(normal, [Reference(None, "first.png"), Reference(None, "second.png")])
+    for word, count in KEPT.items():
+        if word in request.param:
+            images = model.pre_processor.transform(photographs(count, SIZE, seed=5))
+            model.model.remember(images, [Reference(None, f"{number}.png") for number in range(count)])
     return model
 
 
