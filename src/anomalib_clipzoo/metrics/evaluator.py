@@ -22,14 +22,14 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from anomalib_clipzoo import tables
 from anomalib_clipzoo.data.category import categories_of
 from anomalib_clipzoo.metrics.figures import even_thresholds
 from anomalib_clipzoo.metrics.gather import gather
 from anomalib_clipzoo.metrics.observations import Observations, PixelObservations, merged
 from anomalib_clipzoo.metrics.per_category import PerCategory
 from anomalib_clipzoo.metrics.rows import rows_of
-from anomalib_clipzoo.results import tables
-from anomalib_clipzoo.results.tables import MEAN, Figure, Row
+from anomalib_clipzoo.tables import MEAN, Figure, Row
 
 logger = logging.getLogger(__name__)
 

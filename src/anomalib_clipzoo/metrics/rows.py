@@ -22,7 +22,7 @@ from anomalib_clipzoo.metrics.figures import (
     resampled_pixel_figures,
 )
 from anomalib_clipzoo.metrics.observations import ImageObservations, Observations, PixelObservations
-from anomalib_clipzoo.results.tables import Figure, Row, mean_row
+from anomalib_clipzoo.tables import Figure, Row, mean_row
 
 Bounds = dict[str, tuple[float, float]]
 

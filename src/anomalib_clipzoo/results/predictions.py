@@ -26,6 +26,7 @@ from anomalib_clipzoo.results.run_record import (
     RUN_FILE,
     RunRecord,
     describe_data,
+    fingerprint_of,
     installed_packages,
     now,
     seed_in_force,
@@ -33,11 +34,14 @@ from anomalib_clipzoo.results.run_record import (
 from anomalib_clipzoo.results.summary import print_summary, summarize
 from anomalib_clipzoo.results.table_file import TableFile
 from anomalib_clipzoo.results.visualizer import HeatmapVisualizer, heatmap_tile, writes_nothing
+from anomalib_clipzoo.tables import write_whole
 
 logger = logging.getLogger(__name__)
 
 PART_FILES = "predictions.rank*.csv"
 EARLIER_FOLDER = "earlier"
+KEPT = (PREDICTIONS_FILE, "predictions.parquet", RUN_FILE, PART_FILES, "metrics.csv", "metrics.md", "metrics.tex")
+"""Files of a run that the next one in its folder does not overwrite."""
 
 
 class RawScores(Callback):
@@ -67,7 +71,7 @@ class Predictions(Callback):
 
     Rows are appended as batches come: a run that is killed leaves the rows of the batches that it finished, and memory
     does not grow. At the end the terminal says how many images are anomalous at which threshold, and which are worst.
-    ``run.json`` beside the table says what the run was. A table that an earlier run left in the same folder is moved to
+    ``run.json`` beside the table says what the run was. Tables that an earlier run left in the same folder are moved to
     ``earlier``. Where several processes predict, their rows end in one table. Nothing is written where Lightning only
     tries a run out (``fast_dev_run``, ``barebones``).
 
@@ -166,7 +170,7 @@ class Predictions(Callback):
         self._record.write(folder)
         print_summary(summary, Thresholds.of(getattr(pl_module, "post_processor", None)), path)
         if self.parquet:
-            read_predictions(path).to_parquet(path.with_suffix(".parquet"), index=False)
+            write_whole(path.with_suffix(".parquet"), read_predictions(path).to_parquet(index=False))
 
     on_predict_end = on_test_end
 
@@ -176,6 +180,7 @@ class Predictions(Callback):
         _set_callbacks(trainer, [callback for callback in _callbacks(trainer) if callback is not self._raw])
         if self._table is not None:
             self._table.close()
+        self._table = None
 
 
 def _callbacks(trainer: Any) -> list[Callback]:
@@ -191,9 +196,8 @@ def _set_callbacks(trainer: Any, callbacks: list[Callback]) -> None:
 
 
 def keep_earlier(folder: Path) -> None:
-    """Move the results of an earlier run out of the way, into a folder named after the time that it started."""
-    files = [folder / PREDICTIONS_FILE, folder / "predictions.parquet", folder / RUN_FILE, *folder.glob(PART_FILES)]
-    files = [path for path in files if path.exists()]
+    """Move the tables of an earlier run out of the way, into a folder named after the time that it started."""
+    files = [path for pattern in KEPT for path in folder.glob(pattern)]
     if not any(path.suffix == ".csv" for path in files):
         return
     try:
@@ -206,7 +210,7 @@ def keep_earlier(folder: Path) -> None:
     target.mkdir(parents=True)
     for path in files:
         path.replace(target / path.name)
-    logger.info("The predictions of an earlier run in this folder are in %s now.", target)
+    logger.info("The results of an earlier run in this folder are in %s now.", target)
 
 
 def _part_file(folder: Path, rank: int) -> Path:
@@ -257,11 +261,18 @@ def _record_of(trainer: Trainer, pl_module: LightningModule) -> RunRecord:
         data=describe_data(getattr(trainer, "datamodule", None)),
         seed=seed_in_force(),
         epochs=trainer.current_epoch,
+        weights={str(path): fingerprint_of(path) for path in _loaded(trainer, pl_module)},
         thresholds=asdict(Thresholds.of(getattr(pl_module, "post_processor", None))),
         heatmap_tile=heatmap_tile(visualizer) if visualizer else None,
         packages=installed_packages(),
         started=now(),
     )
+
+
+def _loaded(trainer: Trainer, pl_module: LightningModule) -> list[Path]:
+    """List the files that the weights are from; a checkpoint is one unless this run has just written it."""
+    named = [pl_module.hparams.get("weights"), None if trainer.current_epoch else trainer.ckpt_path]
+    return [Path(name) for name in named if isinstance(name, (str, Path)) and Path(name).is_file()]
 
 
 def _visualizer(trainer: Trainer) -> ImageVisualizer | None:

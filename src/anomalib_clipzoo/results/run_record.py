@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from anomalib_clipzoo.tables import write_whole
 
 RUN_FILE = "run.json"
 FEW_CATEGORIES = 5
@@ -30,6 +33,7 @@ class RunRecord:
         data: What it ran on: datamodule, name, category, and what it learned from.
         seed: Seed of the run, ``None`` where none was set.
         epochs: Number of epochs trained, 0 for none.
+        weights: SHA-256 of each file of weights that was loaded, by its path. What the run trained itself is none.
         thresholds: Thresholds of scores and pixels, and what they were fitted on.
         heatmap_tile: Where the heatmap is on the run's pictures: distance of its left edge from the picture's right
             edge, of its upper edge from the picture's, width and height, in pixels; ``None`` without pictures.
@@ -46,6 +50,7 @@ class RunRecord:
     data: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
     epochs: int = 0
+    weights: dict[str, str] = field(default_factory=dict)
     thresholds: dict[str, Any] = field(default_factory=dict)
     heatmap_tile: tuple[int, int, int, int] | None = None
     packages: dict[str, str] = field(default_factory=dict)
@@ -55,11 +60,8 @@ class RunRecord:
     unreadable: int = 0
 
     def write(self, folder: Path) -> None:
-        """Write ``run.json`` into a folder, at once or not at all."""
-        path = folder / RUN_FILE
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(asdict(self), indent=2, default=str) + "\n")
-        scratch.replace(path)
+        """Write ``run.json`` into a folder, whole or not at all; see :func:`.write_whole`."""
+        write_whole(folder / RUN_FILE, json.dumps(asdict(self), indent=2, default=str) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord | None:
@@ -99,6 +101,11 @@ def seed_in_force() -> int | None:
     """Tell the seed that Lightning's ``seed_everything`` was last given in this process or its parent."""
     seed = os.environ.get("PL_GLOBAL_SEED")
     return int(seed) if seed else None
+
+
+def fingerprint_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content: where files are equal, weights are the same."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def describe_origin(origin: Any) -> str:

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_clipzoo.data import CrossDataset, MultiCategory, categories_of
 from anomalib_clipzoo.metrics import PerCategoryEvaluator
-from anomalib_clipzoo.results.tables import read_csv
+from anomalib_clipzoo.tables import read_csv
 
 
 class Brightness(AnomalibModule):

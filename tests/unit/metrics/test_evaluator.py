@@ -14,11 +14,13 @@ from anomalib.data import Folder, InferenceBatch
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule
 from PIL import Image
+from pyaupro import PerRegionOverlap
 from sklearn.metrics import roc_auc_score
 
+from anomalib_clipzoo import tables
 from anomalib_clipzoo.metrics import PerCategoryEvaluator
-from anomalib_clipzoo.results import tables
-from anomalib_clipzoo.results.tables import Figure, read_csv
+from anomalib_clipzoo.models.components.post_processor import ProbabilityPostProcessor
+from anomalib_clipzoo.tables import Figure, read_csv
 
 NAME = "part [/A]"  # what rich takes for markup
 DEFECTS = {"crack": 200, "dent": 120}
@@ -121,6 +123,38 @@ def test_its_auroc_is_that_of_the_images(finished, root):
         assert row.figures["image_AUROC"].value == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("threshold", [None, 0.15])
+def test_pro_of_200_thresholds_is_pyaupros_on_the_models_own_scale(threshold, root, tmp_path):
+    """What a post-processor did to the scale makes no difference."""
+
+    def curved(images: torch.Tensor) -> torch.Tensor:
+        return images.mean(1) ** 1.5  # so that no pixel is as high as one of the even thresholds
+
+    class Curved(Brightness):
+        def test_step(self, batch, batch_idx, *args, **kwargs):
+            maps = curved(batch.image)
+            return batch.update(pred_score=maps.amax((1, 2)), anomaly_map=maps)
+
+    post_processor = ProbabilityPostProcessor()
+    if threshold is not None:
+        post_processor._pixel_threshold.fill_(threshold)
+    model = Curved(evaluator=PerCategoryEvaluator(bootstrap=0), post_processor=post_processor)
+    means, _ = run(root, tmp_path, model)
+    dataset = parts(root, *DEFECTS)
+    dataset.setup()
+    images = [dataset.test_data[number] for number in range(len(dataset.test_data))]
+    maps = curved(torch.stack([item.image for item in images]))
+    masks = torch.stack([item.gt_mask.int() for item in images])
+    oracle = PerRegionOverlap(thresholds=torch.linspace(maps.min(), maps.max(), 201)[:-1].nextafter(torch.ones(())))
+    oracle.update(maps, masks)
+    rates, overlaps = (curve.flip(0) for curve in oracle.compute())
+    kept = rates < 0.3
+    rates, overlaps = rates[kept], overlaps[kept]
+    expected = torch.trapezoid(overlaps, (rates - rates.min()) / (rates.max() - rates.min()))
+    assert means["pixel_PRO200"] == pytest.approx(float(expected), abs=1e-4)
+    assert means["pixel_PRO200"] != pytest.approx(means["pixel_AUPRO"], abs=1e-3)
+
+
 def test_markdown_and_latex_say_the_same(finished):
     rows, folder = read_csv(finished[1] / "metrics.csv"), finished[1]
     caption = "In per cent; in brackets 95 % intervals from 200 bootstrap resamples of the images (seed 0)."
@@ -165,14 +199,14 @@ def test_not_a_number_names_the_image(root, tmp_path):
 
 
 def test_a_full_disk_is_told_after_the_table_is_printed(root, tmp_path, monkeypatch, capsys):
-    write_text = Path.write_text
+    write_bytes = Path.write_bytes
 
-    def full(self: Path, text: str, **options: str) -> None:
+    def full(self: Path, content: bytes) -> None:
         if "metrics.md" in self.name:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write_text(self, text, **options)
+        write_bytes(self, content)
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match=r"No space left on device.*metrics\.md"):
         run(root, tmp_path, Brightness(evaluator=PerCategoryEvaluator(bootstrap=0)))
     assert NAME in capsys.readouterr().out

@@ -381,6 +381,8 @@ def test_the_table_of_predictions_is_on_unless_it_is_turned_off(model_class, tin
         for on in (True, False)
     ]
     assert kinds[0] == [*kinds[1], Predictions]
+    own = Predictions(worst=3)
+    assert build(model_class, tiny, predictions=own).configure_callbacks()[-1] is own
     assert isinstance(model_class(backbone=tiny, pretrained=None).visualizer, HeatmapVisualizer)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from anomalib_clipzoo.results.rows import COLUMNS, Thresholds
 from anomalib_clipzoo.results.run_record import RunRecord
 from anomalib_clipzoo.results.table_file import TableFile
-from anomalib_clipzoo.results.tables import Figure, Row, mean_row, to_csv
+from anomalib_clipzoo.tables import Figure, Row, mean_row, to_csv
 
 PACKAGES = {"anomalib-clipzoo": "0.1.0", "anomalib": "2.7.0"}
 TILE = 32

@@ -3,6 +3,7 @@
 
 """The table of predictions, in runs of anomalib's engine with a model that is none of ours."""
 
+import hashlib
 import json
 import os
 import signal
@@ -177,13 +178,31 @@ def test_parquet_holds_the_same_table(images, tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "predictions.parquet"), table)
 
 
+def test_what_was_loaded_is_known_by_its_content(images, tmp_path):
+    weights, checkpoint = tmp_path / "learned.safetensors", tmp_path / "model.ckpt"
+    weights.write_bytes(b"learned")
+    model = Brightness(visualizer=False)
+    model.hparams["weights"] = str(weights)
+    folder, _ = predict(images, tmp_path / "results", model)
+    digest = hashlib.sha256(b"learned").hexdigest()
+    assert RunRecord.read(folder).weights == {str(weights): digest}
+    engine = engine_in(tmp_path / "results", Predictions())
+    engine.predict(model, dataset=FolderImages(images))
+    engine.trainer.save_checkpoint(checkpoint)
+    engine.predict(model, dataset=FolderImages(images), ckpt_path=checkpoint)
+    assert list(RunRecord.read(folder).weights) == [str(weights), str(checkpoint)]
+
+
 def test_an_earlier_table_is_kept(images, tmp_path):
     folder, first = predict(images, tmp_path / "results")
+    (folder / "metrics.csv").write_text("of a test")
     write_image(images / "4.png", 0.7)
     _, second = predict(images, tmp_path / "results")
     assert len(second) == len(first) + 1
     (kept,) = (folder / "earlier").glob(f"*/{PREDICTIONS_FILE}")
     pd.testing.assert_frame_equal(read_predictions(kept), first)
+    assert (kept.parent / "metrics.csv").read_text() == "of a test"
+    assert not (folder / "metrics.csv").exists()
     assert RunRecord.read(kept.parent).images == len(first)
     predict(images, tmp_path / "results")
     assert len(list((folder / "earlier").iterdir())) == 2

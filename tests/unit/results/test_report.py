@@ -15,7 +15,7 @@ from anomalib_clipzoo.results.report.beside import published_beside
 from anomalib_clipzoo.results.report.comparison import Comparison, configurations_of, differences_of, warnings_of
 from anomalib_clipzoo.results.report.gallery import Gallery
 from anomalib_clipzoo.results.report.runs import find_runs
-from anomalib_clipzoo.results.tables import MEAN
+from anomalib_clipzoo.tables import MEAN
 
 from .runs import PACKAGES, draw_picture, write_run
 
@@ -123,6 +123,30 @@ def test_seeds_of_a_configuration_stand_together(tmp_path):
     assert other.figure(MEAN, "image_AUROC").mean == 0.5
 
 
+def test_weights_are_the_same_where_their_content_is(tmp_path):
+    for number, (path, content) in enumerate((("a", "0f"), ("b", "0f"), ("b", "1e"), ("a", "0f"))):
+        arguments = {"layers": [1], "weights": f"{path}/learned.safetensors"}
+        write_run(tmp_path / str(number), SCORES, arguments=arguments, weights={arguments["weights"]: content * 32})
+    same, other = configurations_of(find_runs([tmp_path]))
+    assert (len(same.runs), len(other.runs)) == (3, 1)
+    assert same.name == f"VcpClip on ToyAD (weights {'0f' * 6})"
+    report([tmp_path], tmp_path / "report", resamples=5)
+    assert f"b/learned.safetensors ({'1e' * 6})" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_choices_of_references_are_seeds_too(tmp_path):
+    for seed in (1, 2):
+        write_run(tmp_path / f"4 shots, {seed}", SCORES, arguments={"k_shot": 4, "seed": seed})
+        write_run(tmp_path / f"no shots, {seed}", SCORES, arguments={"k_shot": 0, "seed": seed})
+    runs = find_runs([tmp_path])
+    assert [run.seeds for run in runs] == [(7, 1), (7, 2), (7,), (7,)]
+    assert runs[1].name == "VcpClip on ToyAD, seed 7 and 2"
+    assert [(one.name, len(one.runs)) for one in configurations_of(runs)] == [
+        ("VcpClip on ToyAD (k_shot 4)", 2),
+        ("VcpClip on ToyAD (k_shot 0)", 2),
+    ]
+
+
 @pytest.fixture
 def pair(tmp_path):
     """Two runs on the same 160 images of two categories; the second adds noise to the first's scores."""
@@ -192,6 +216,9 @@ def test_what_makes_runs_hard_to_compare_is_said(tmp_path):
     assert "fitted on: none, drills." in text
     assert "seed 7, c has not finished: 10 images" in text
     assert "2 images could not be read" in text
+    report([tmp_path], tmp_path / "report", resamples=5)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert re.findall(r'<td class="differs">(.+?)</td>', page) == ["2.8.0", "0.4", "0.31", "drills"]
 
 
 ORIGIN = {

@@ -2,28 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import csv
-import resource
-from contextlib import contextmanager
 
 import pytest
 
 from anomalib_clipzoo.results.table_file import TableFile
+from tests.disk import small_disk
 
 
 def rows_in(path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-@contextmanager
-def small_disk(size: int):
-    """Let no file of this process grow beyond a size, as on a disk that is full."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_rows_can_be_read_before_the_file_is_closed(tmp_path):

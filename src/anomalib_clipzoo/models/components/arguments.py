@@ -23,7 +23,7 @@ AUTO = "auto"
 
 BOUNDS = {operator.gt: "above", operator.ge: "from", operator.le: "to", operator.lt: "below"}
 IN_WORDS = {"NoneType": "None", "NotEmptyStr": "words", "str": "text", "bool": "true or false", "Path": "a path"}
-COMPONENTS = frozenset({"pre_processor", "post_processor", "evaluator", "visualizer"})
+COMPONENTS = frozenset({"predictions", "pre_processor", "post_processor", "evaluator", "visualizer"})
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Arguments:
     Attributes:
         given: What the user gave, checked; what was left open is not in it.
         learned: Learned weights and what they were made with, if there are any.
-        components: anomalib's components as the user gave them: a module, or whether to use the default.
+        components: anomalib's components and the table of predictions as the user gave them: a module, a callback, or
+            whether to use the default.
     """
 
     given: Mapping[str, Any]

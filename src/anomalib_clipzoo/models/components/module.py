@@ -79,7 +79,7 @@ class ClipZooModule(WholeExports):
     # Arguments of a run, not of what it makes: they do not come back with weights.
     OF_THE_RUN: ClassVar[frozenset[str]] = frozenset(
         {
-            *("weights", "fine_tune", "k_shot", "few_shot_source", "seed", "predictions"),
+            *("weights", "fine_tune", "k_shot", "few_shot_source", "seed"),
             *("feature_cache", "cache_size", "cache_dtype", "cache_variants"),
         }
     )
@@ -108,6 +108,9 @@ class ClipZooModule(WholeExports):
         is_open = {name for name, value in values.items() if value == AUTO or (value is None and name != "pretrained")}
         given = {name: value for name, value in values.items() if name not in is_open}
         components = {name: scope[name] for name in sorted(COMPONENTS)}
+        if not isinstance(scope["predictions"], (bool, Predictions)):
+            msg = f"predictions={scope['predictions']!r} is neither true or false nor a Predictions callback."
+            raise ValueError(msg)
         return Arguments(given, cls.read_weights(given.get("weights")), components)
 
     @classmethod
@@ -145,6 +148,7 @@ class ClipZooModule(WholeExports):
         normalized = given if isinstance(given, ClipPreProcessor) else clip
         values |= {"mean": list(normalized.mean), "std": list(normalized.std)}
         self.model = self.build_model(clip, values)
+        self.hparams.pop("predictions", None)  # anomalib leaves out its own components alone
         self.hparams.update(values)
         self._hparams_initial = {**self.hparams}  # what loggers write
         if arguments.components["pre_processor"] is True:
@@ -294,7 +298,8 @@ class ClipZooModule(WholeExports):
         """Prepare training images first, run anomalib's components, write the table of predictions last."""
         components = super().configure_callbacks()
         components = components if isinstance(components, Sequence) else [components]
-        table = [Predictions()] if self.hparams["predictions"] else []
+        given = self.arguments.components["predictions"]
+        table = [Predictions()] if given is True else [given] if given else []
         if not (self.learns and self.hparams["feature_cache"]):
             return [TrainingImages(self.configure_augmentation()), *components, *table]
         kept = KeepFeatures(*(self.hparams[name] for name in ("feature_cache", "cache_size", "cache_dtype")))

@@ -32,6 +32,7 @@ from anomalib_clipzoo.models.components.types import (
     Sigma,
     Words,
 )
+from anomalib_clipzoo.results.predictions import Predictions
 
 from .loss import IMAGE_WEIGHT, LOCAL_WEIGHT, CraneLoss
 from .torch_model import CraneModel, Upsampling
@@ -92,7 +93,8 @@ class Crane(PromptLearner, AnomalibModule):
             the same ones again after so many epochs.
         false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
             validation images alone. [none: thresholds of the best F1 score on validation images]
-        predictions: Whether testing and predicting write a table, ``predictions.csv``.
+        predictions: Callback that writes the table ``predictions.csv`` of tests and predictions, or whether to use the
+            default.
         pre_processor: Pre-processor, or whether to use the default.
         post_processor: Post-processor, or whether to use the default.
         evaluator: Evaluator, or whether to use the default.
@@ -142,7 +144,7 @@ class Crane(PromptLearner, AnomalibModule):
         cache_dtype: CacheDtype = "float32",
         cache_variants: Count = 1,
         false_alarm_rate: Rate | None = None,
-        predictions: bool = True,
+        predictions: Predictions | bool = True,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,

@@ -31,6 +31,7 @@ from anomalib_clipzoo.models.components.types import (
     Rate,
 )
 from anomalib_clipzoo.models.components.weights import LearnedWeights
+from anomalib_clipzoo.results.predictions import Predictions
 
 from .mutual import DistancePrecision
 from .pool import SCORE
@@ -85,7 +86,8 @@ class MuSc(MemoryModule, AnomalibModule):
         std: Their standard deviation. [the pretrained tag's, else OpenAI's]
         false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
             validation images alone. [none: thresholds of the best F1 score on validation images]
-        predictions: Whether testing and predicting write a table, ``predictions.csv``.
+        predictions: Callback that writes the table ``predictions.csv`` of tests and predictions, or whether to use the
+            default.
         pre_processor: Pre-processor, or whether to use the default.
         post_processor: Post-processor, or whether to use the default.
         evaluator: Evaluator, or whether to use the default.
@@ -124,7 +126,7 @@ class MuSc(MemoryModule, AnomalibModule):
         mean: PixelMean | None = None,
         std: PixelSpread | None = None,
         false_alarm_rate: Rate | None = None,
-        predictions: bool = True,
+        predictions: Predictions | bool = True,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,

@@ -27,6 +27,7 @@ from anomalib_clipzoo.models.components.types import (
     Rate,
     Words,
 )
+from anomalib_clipzoo.results.predictions import Predictions
 
 from .scores import VARIANT_FIELDS, Aggregation, Mean, PatchTerm, Score, VariantName, make_variant
 from .torch_model import Precision, WinClipPlusModel
@@ -77,7 +78,8 @@ class WinClipPlus(FewShotModule, AnomalibModule):
         std: Their standard deviation. [the pretrained tag's, else OpenAI's]
         false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
             validation images alone. [none: thresholds of the best F1 score on validation images]
-        predictions: Whether testing and predicting write a table, ``predictions.csv``.
+        predictions: Callback that writes the table ``predictions.csv`` of tests and predictions, or whether to use the
+            default.
         pre_processor: Pre-processor, or whether to use the default.
         post_processor: Post-processor, or whether to use the default.
         evaluator: Evaluator, or whether to use the default.
@@ -123,7 +125,7 @@ class WinClipPlus(FewShotModule, AnomalibModule):
         mean: PixelMean | None = None,
         std: PixelSpread | None = None,
         false_alarm_rate: Rate | None = None,
-        predictions: bool = True,
+        predictions: Predictions | bool = True,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from anomalib_clipzoo.results.published import METHODS, TARGETS, Published, published
 from anomalib_clipzoo.results.report.comparison import Configuration, Spread
-from anomalib_clipzoo.results.tables import MEAN
+from anomalib_clipzoo.tables import MEAN
 
 
 @dataclass(frozen=True)

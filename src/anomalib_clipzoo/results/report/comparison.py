@@ -12,12 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anomalib_clipzoo.results.report.runs import Run
+from anomalib_clipzoo.results.report.runs import SEED_ARGUMENT, Run
 from anomalib_clipzoo.results.run_record import describe_origin
-from anomalib_clipzoo.results.tables import MEAN
+from anomalib_clipzoo.tables import MEAN
 
 SEED = 0
 """Seed of the bootstrap."""
+
+SHOWN_DIGITS = 12
+"""How much of a fingerprint stands for it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs that differ in nothing but the seed.
+    """Runs that differ in nothing but the seed, and in where files of equal weights lie.
 
     Attributes:
         name: How the report calls it.
@@ -136,7 +139,7 @@ class Comparison:
 
 
 def configurations_of(runs: Sequence[Run]) -> list[Configuration]:
-    """Put runs together that differ in nothing but the seed."""
+    """Put runs together that differ in nothing but the seed, and in where files of equal weights lie."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(_key(run), []).append(run)
@@ -148,15 +151,15 @@ def _key(run: Run) -> str:
     """Write down all that makes a configuration; in a benchmark every category is a run of its own."""
     record = run.record
     data = {name: value for name, value in record.data.items() if record.stage != "benchmark" or name != "category"}
-    return json.dumps([record.stage, record.model, record.arguments, data, record.epochs], sort_keys=True, default=str)
+    return json.dumps([record.model, _settings(run), data], sort_keys=True, default=str)
 
 
 def _joined(runs: Sequence[Run]) -> Iterator[Run]:
     """Join a benchmark's runs on several categories with the same seed."""
-    seeds: dict[int | None, list[Run]] = {}
+    seeds: dict[tuple[int, ...], list[Run]] = {}
     for run in runs:
         if run.record.stage == "benchmark":
-            seeds.setdefault(run.record.seed, []).append(run)
+            seeds.setdefault(run.seeds, []).append(run)
         else:
             yield run
     for same_seed in seeds.values():
@@ -173,27 +176,25 @@ def _names(runs: Sequence[Run]) -> list[str]:
     names = [" on ".join(filter(None, (run.record.model, run.dataset))) for run in runs]
     named = []
     for name, run in zip(names, runs, strict=True):
-        rivals = [other.record for other, one in zip(runs, names, strict=True) if one == name and other is not run]
+        rivals = [_details(other) for other, one in zip(runs, names, strict=True) if one == name and other is not run]
         details = [
-            f"{key} {value}"
-            for key, value in _settings(run).items()
-            if any(_settings_of(rival).get(key) != value for rival in rivals)
+            f"{key} {value}" for key, value in _details(run).items() if any(rival.get(key) != value for rival in rivals)
         ]
         named.append(f"{name} ({', '.join(details)})" if details else name)
     return named
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    return _settings_of(run.record)
+    """All but the data that makes a configuration, by name: of weights their content, of seeds none."""
+    record = run.record
+    arguments = {name: value for name, value in record.arguments.items() if name != SEED_ARGUMENT}
+    weights = {"weights": ", ".join(one[:SHOWN_DIGITS] for one in record.weights.values())} if record.weights else {}
+    return {"stage": record.stage, "epochs": record.epochs, **arguments, **weights}
 
 
-def _settings_of(record: Any) -> dict[str, Any]:
+def _details(run: Run) -> dict[str, Any]:
     """All that can tell two configurations apart, by name."""
-    return {"stage": record.stage, "epochs": record.epochs, **record.arguments, **_flat(record.data)}
-
-
-def _flat(data: dict[str, Any]) -> dict[str, Any]:
-    return {f"data.{name}": json.dumps(value) for name, value in data.items()}
+    return _settings(run) | {f"data.{name}": json.dumps(value) for name, value in run.record.data.items()}
 
 
 def differences_of(run: Run, other: Run, resamples: int) -> list[Difference]:

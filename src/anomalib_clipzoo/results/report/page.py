@@ -17,11 +17,11 @@ from markupsafe import Markup
 
 from anomalib_clipzoo.results.report import plots
 from anomalib_clipzoo.results.report.beside import published_beside
-from anomalib_clipzoo.results.report.comparison import Comparison, Spread
+from anomalib_clipzoo.results.report.comparison import SHOWN_DIGITS, Comparison, Spread
 from anomalib_clipzoo.results.report.gallery import Gallery
 from anomalib_clipzoo.results.report.runs import Run
 from anomalib_clipzoo.results.run_record import describe_origin, now
-from anomalib_clipzoo.results.tables import MEAN, escape_latex, escape_markdown, label_of, write_whole
+from anomalib_clipzoo.tables import MEAN, escape_latex, escape_markdown, label_of, write_whole
 
 COMPARED = {"kind", "threshold", "of raw scores", "fitted on"}
 """Headings of the table of runs under which the report marks what differs, beside the packages' versions."""
@@ -140,8 +140,9 @@ def _details(run: Run, packages: set[str]) -> dict[str, str]:
         "kind": record.stage or "unknown",
         "images": str(record.images or len(run.readable) or ""),
         "not readable": str(record.unreadable or ""),
-        "seed": "" if record.seed is None else str(record.seed),
+        "seed": ", ".join(map(str, run.seeds)),
         "epochs": str(record.epochs),
+        "weights": ", ".join(f"{path} ({content[:SHOWN_DIGITS]})" for path, content in record.weights.items()),
         "threshold": digits(thresholds.get("image")),
         "of raw scores": digits(thresholds.get("raw_image")),
         "fitted on": describe_origin(thresholds["fitted_on"]) if thresholds.get("fitted_on") else "",

@@ -15,13 +15,14 @@ import pandas as pd
 
 from anomalib_clipzoo.results.reading import PREDICTIONS_FILE, read_predictions
 from anomalib_clipzoo.results.run_record import RUN_FILE, RunRecord
-from anomalib_clipzoo.results.tables import MEAN, read_csv
+from anomalib_clipzoo.tables import MEAN, read_csv
 
 METRICS_FILE = "metrics.csv"
 EARLIER_FOLDER = "earlier"
 METRIC_PREFIXES = ("image_", "pixel_")
 BENCHMARK_COLUMNS = ("model.class_path", "data.class_path", "seed")
-DURATIONS = ("job_duration", "fit_duration", "test_duration")
+SEED_ARGUMENT = "seed"
+"""Argument of models with references: the seed of their choice, on which nothing else depends."""
 
 Figures = dict[str, dict[str, float]]
 """Figures in 0..1 by category and name; the last category may be ``"mean"``."""
@@ -56,6 +57,13 @@ class Run:
     def threshold(self) -> float:
         """The threshold that the run's labels came from."""
         return float(self.record.thresholds.get("image") or 0.5)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The run's seed, and that of the choice of references where there are any."""
+        arguments = self.record.arguments
+        seeds = (self.record.seed, arguments.get(SEED_ARGUMENT) if arguments.get("k_shot") else None)
+        return tuple(seed for seed in seeds if seed is not None)
 
     @property
     def dataset(self) -> str:
@@ -190,7 +198,7 @@ def _ambiguous(runs: Iterable[Run]) -> list[Run]:
 
 
 def _seed(run: Run) -> str:
-    return "" if run.record.seed is None else f", seed {run.record.seed}"
+    return f", seed {' and '.join(map(str, run.seeds))}" if run.seeds else ""
 
 
 def _category(run: Run) -> str:

@@ -3,14 +3,12 @@
 
 """Tests of tables of results."""
 
-import errno
 import math
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from anomalib_clipzoo.results.tables import (
+from anomalib_clipzoo.tables import (
     Figure,
     Row,
     mean_row,
@@ -21,6 +19,7 @@ from anomalib_clipzoo.results.tables import (
     to_markdown,
     write_whole,
 )
+from tests.disk import small_disk
 
 ROWS = [
     Row("metal_nut", "", 20, 30, {"image_AUROC": Figure(0.912345678, 0.85, 0.95), "pixel_F1Max": Figure(0.4)}),
@@ -110,18 +109,11 @@ def test_latex():
     ]
 
 
-def test_a_full_disk_leaves_the_earlier_file_and_names_it(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_earlier_file_and_names_it(tmp_path):
     path = tmp_path / "metrics.csv"
     write_whole(path, "first")
-
-    def full(self: Path, text: str, **options: str) -> None:
-        with self.open("w") as file:
-            file.write(text[:3])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match=r"No space left on device.*metrics\.csv") as raised:
+    with small_disk(3), pytest.raises(OSError, match="Could not be written") as raised:
         write_whole(path, "second")
-    assert raised.value.errno == errno.ENOSPC
+    assert raised.value.filename == str(path)
     assert path.read_text() == "first"
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
