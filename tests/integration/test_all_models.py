@@ -3,9 +3,13 @@
 
 """Commands that need no trained model."""
 
+import pandas as pd
 import pytest
+import yaml
 
-from .conftest import forked_anomalib
+from anomalib_clipzoo.command import main
+
+from .conftest import CONFIGS, forked_anomalib
 
 pytestmark = pytest.mark.slow
 
@@ -21,27 +25,22 @@ def test_without_annotated_anomalies_it_learns_on_synthetic_ones(workspace):
     assert run.metrics["pixel_AUROC"] > 0
 
 
-def test_benchmark(workspace):
-    config = workspace / "benchmark.yaml"
-    config.write_text(
-        """
-accelerator: [cpu]
-benchmark:
-  seed: 0
-  model:
-    class_path:
-      grid: [VcpClip, AnomalyClip, AdaClip, AprilGan, Crane, WinClipPlus, MuSc]
-    init_args: {backbone: toy, visualizer: false}
-  data:
-    class_path: ToyAD
-    init_args:
-      num_workers: 0
-      category:
-        grid: [tile]
-"""
-    )
-    forked_anomalib("benchmark", "--config", config, folder=workspace)
+def test_benchmark_and_its_report(workspace, tmp_path):
+    """The shipped one, with one of its categories: all models, two seeds."""
+    config = yaml.safe_load((CONFIGS / "benchmark" / "toy.yaml").read_text())
+    grid = config["benchmark"]["data"]["init_args"]["category"]["grid"]
+    del grid[1:]
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(config))
+    forked_anomalib("benchmark", "--config", tmp_path / "toy.yaml", folder=workspace)
     (table,) = (workspace / "runs" / "benchmark").glob("*/results.csv")
-    header, *rows = table.read_text().splitlines()
-    assert len(rows) == 7
-    assert "pixel_AUROC" in header
+    rows = pd.read_csv(table)
+    assert len(rows) == 7 * 2
+    assert rows["pixel_AUROC"].notna().all()
+    assert main(["report", str(workspace / "runs"), "--output", str(tmp_path)]) == 0
+    figures = pd.read_csv(tmp_path / "report.csv").query("metric == 'image_AUROC'")
+    assert set(figures.category) == {*grid, "mean"}
+    assert len(figures) == 7 * 2
+    assert (figures.runs == 2).all()
+    means = rows.groupby("model.class_path")["image_AUROC"].mean()
+    for row in figures[figures.category == "mean"].itertuples():
+        assert row.mean == pytest.approx(means[row.configuration.split()[0]])

@@ -152,7 +152,7 @@ def test_pro_of_200_thresholds_is_pyaupros_on_the_models_own_scale(threshold, ro
     rates, overlaps = rates[kept], overlaps[kept]
     expected = torch.trapezoid(overlaps, (rates - rates.min()) / (rates.max() - rates.min()))
     assert means["pixel_PRO200"] == pytest.approx(float(expected), abs=1e-4)
-    assert means["pixel_PRO200"] != pytest.approx(means["pixel_AUPRO"], abs=1e-3)
+    assert means["pixel_PRO200"] != pytest.approx(means["pixel_AUPRO"], abs=5e-4)
 
 
 def test_markdown_and_latex_say_the_same(finished):
