@@ -21,7 +21,10 @@ from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
 SUBCOMMANDS = {
+    "app": "anomalib_clipzoo.deploy.app:app",
     "report": "anomalib_clipzoo.results.report:report",
+    "score": "anomalib_clipzoo.deploy.score:score",
+    "serve": "anomalib_clipzoo.deploy.serve:serve",
 }
 """Subcommands and their functions. The module of each is imported to read its signature: let it be light."""
 

@@ -4,6 +4,8 @@
 """A model scores the same from every file that holds it, whatever comes with an image, on any number of threads."""
 
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +77,12 @@ def write(model, tmp_path_factory):
 @pytest.fixture
 def load(write, monkeypatch):
     monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
-    return lambda kind, **arguments: load_scorer(write(kind), device="cpu", **arguments)
+    return lambda kind, **arguments: copy(load_once(write(kind), **arguments))
+
+
+@cache
+def load_once(path: Path, **arguments):
+    return load_scorer(path, device="cpu", **arguments)
 
 
 @pytest.mark.parametrize("kind", KINDS)
