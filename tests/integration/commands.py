@@ -8,6 +8,10 @@ from typing import ClassVar
 import pytest
 import torch
 from anomalib.deploy import TorchInferencer
+from sklearn.metrics import roc_auc_score
+
+from anomalib_clipzoo.results.reading import PREDICTIONS_FILE, read_predictions
+from anomalib_clipzoo.results.run_record import RunRecord
 
 from .conftest import NO_PICTURES, Trained, forked_anomalib
 
@@ -56,6 +60,19 @@ class QuickstartCommands:
         run = forked_anomalib("predict", *model, "--data", photos, folder=tmp_path)
         heatmaps = {path.stem for path in tmp_path.glob(f"results/{trained.model}/latest/images/**/*.*")}
         assert heatmaps == {"rgb", "grey", "rgba", "photo", "deep"}, run.text
+
+    def test_predict_with_a_few_good_parts(self, trained, workspace, tmp_path):
+        tiles = workspace / "datasets" / "ToyAD" / "tile"
+        model = ("--model", trained.model, "--model.backbone", "toy", "--model.weights", trained.weights, *NO_PICTURES)
+        few_shot = ("--model.k_shot", "4", "--model.few_shot_source", tiles / "train" / "good")
+        forked_anomalib("predict", *model, *few_shot, "--data", tiles / "test", folder=tmp_path)
+        (results,) = tmp_path.glob(f"results/{trained.model}/latest")
+        record = RunRecord.read(results)
+        assert record.references["images"] == 4
+        assert record.thresholds["fitted_on"] is not None  # the weights'
+        table = read_predictions(results / PREDICTIONS_FILE)
+        defective = ~table.image_path.str.contains("/good/")
+        assert roc_auc_score(defective, table.score) >= 0.9
 
     def test_export_to_torch(self, trained, photos, tmp_path, monkeypatch):
         forked_anomalib(

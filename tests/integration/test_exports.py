@@ -27,13 +27,16 @@ pytestmark = pytest.mark.slow
 SIZE = (64, 96)  # of the model's images in pixels; the toy's own is 96 x 96
 MODELS = {
     "VcpClip": (VcpClip, {}),
+    "VcpClip, few-shot": (VcpClip, {}),
     "AnomalyClip": (AnomalyClip, {"layers": [2, 4, 6]}),
+    "AnomalyClip, few-shot": (AnomalyClip, {"layers": [2, 4, 6]}),
     "AdaClip": (AdaClip, {"class_name": "screw"}),
+    "AdaClip, few-shot": (AdaClip, {"class_name": "screw"}),
     "AdaClip, static prompts": (AdaClip, {"class_name": "screw", "prompting_type": "S"}),
     "WinClipPlus": (WinClipPlus, {"class_name": "screw"}),
     "WinClipPlus, few-shot": (WinClipPlus, {"class_name": "screw", "mean": [0.5, 0.4, 0.6], "std": [0.5, 0.5, 0.3]}),
     "AprilGan": (AprilGan, {"class_name": "screw"}),
-    "AprilGan, few-shot": (AprilGan, {"class_name": "screw", "few_shot_layers": [2, 5], "sigma": 2.0}),
+    "AprilGan, few-shot": (AprilGan, {"class_name": "screw", "reference_layers": [2, 5], "sigma": 2.0}),
     "Crane": (Crane, {"layers": [2, 6], "image_token_at_test": True}),
     "MuSc, pool": (MuSc, {"distance_precision": "float16"}),
 }

@@ -66,6 +66,7 @@ def reference_images(category: str) -> torch.Tensor:
 
 
 def remember(model: AprilGanModel, category: str, images: torch.Tensor) -> None:
+    model.references.precision = torch.float32  # as in the reference code
     model.remember(images, [Reference(category, f"{index}.png") for index in range(len(images))])
 
 
@@ -147,7 +148,7 @@ def test_few_shot_map(build, golden, k_shot):
     for category in CLASSES:
         remember(model, category, reference_images(category)[:k_shot])
     features = model.image_features(golden["input.image"], LAYERS)
-    distances = model.distances(features, CLASSES)
+    distances = model.references.layer_distances(features.patches, CLASSES)
     close(2 * distances, golden[f"few.k{k_shot}.distances"])  # the reference goes without the half
     if k_shot == 4:
         summed = model._upsample(distances).sum(dim=0) * 2
@@ -186,19 +187,20 @@ def test_an_image_that_is_its_own_reference(build, golden):
     model = build().model
     remember(model, "bottle", golden["input.image"])
     features = model.image_features(golden["input.image"], LAYERS)
-    assert 2 * model.distances(features, ["bottle"]).max() <= golden["few.self_distance_max"].max() + 1e-6
+    distances = model.references.layer_distances(features.patches, ["bottle"])
+    assert 2 * distances.max() <= golden["few.self_distance_max"].max() + 1e-6
 
 
 @torch.no_grad()
 def test_other_layers_for_references_than_for_texts(build, golden):
     """With K layers for the texts and K' for the references the reference code's sum weighs them K to 2 K'."""
-    model = build(few_shot_layers=(6, 18)).model
+    model = build(reference_layers=(6, 18)).model
     whole = build().model
     for each in (model, whole):
         for category in CLASSES:
             remember(each, category, reference_images(category))
-    distances = whole.distances(whole.image_features(golden["input.image"], LAYERS), CLASSES)[[0, 2]]
-    expected = golden["zero.map"] + 2 * whole._upsample(distances).sum(dim=0)
+    distances = whole.references.layer_distances(whole.image_features(golden["input.image"], LAYERS).patches, CLASSES)
+    expected = golden["zero.map"] + 2 * whole._upsample(distances[[0, 2]]).sum(dim=0)
     close(model(golden["input.image"], CLASSES, CLASSES).anomaly_map * (4 + 2 * 2), expected)
 
 

@@ -68,6 +68,7 @@ def each(variant: str):
 
 
 def remember(model, images: torch.Tensor, categories: list[str]) -> None:
+    model.references.precision = torch.float32  # as in the reproductions
     model.remember(images, [Reference(category, str(number)) for number, category in enumerate(categories)])
 
 

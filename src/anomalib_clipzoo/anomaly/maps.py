@@ -43,6 +43,11 @@ def top_mean(maps: torch.Tensor, count: int) -> torch.Tensor:
     return maps.flatten(1).topk(count, dim=1).values.mean(dim=1)
 
 
+def weighted_mean(some: torch.Tensor, others: torch.Tensor, weight: float) -> torch.Tensor:
+    """Return the mean of values and of others, which have so much of the weight, 0..1."""
+    return (1 - weight) * some + weight * others
+
+
 class GaussianSmoothing(FullPrecisionBuffers):
     """Gaussian filter with SciPy's mirrored border, as two matrix products.
 

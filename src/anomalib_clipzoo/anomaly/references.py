@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from anomalib.data.utils import LabelName, get_image_filenames
 
-from .precision import FullPrecisionBuffers, full_precision, unit
+from .coreset import coreset, coreset_size
+from .precision import FullPrecisionBuffers, unit, without_autocast
 
 Candidates = dict[str | None, list[str]]  # paths of normal images by category; None for images of any category
 DESCRIPTION = "description"
-REFERENCE_BLOCK = 2048  # positions of references that are compared at once
+REFERENCE_BLOCK = 2048
+REFERENCE_WEIGHT = 0.5  # share of the references in maps and scores
 
 
 class Reference(NamedTuple):
@@ -25,10 +27,12 @@ class Reference(NamedTuple):
     Attributes:
         category: What it shows; ``None`` for a reference of any image.
         path: Its file, for the record.
+        turn: Degrees by which it was turned, a multiple of 90.
     """
 
     category: str | None
     path: str
+    turn: int = 0
 
 
 def images_by_category(dataset: Any, category: str | None, *, normal_only: bool = True) -> Candidates:
@@ -124,8 +128,17 @@ class ImageMemory(FullPrecisionBuffers):
         return list(dict.fromkeys(image.category for image in self.images))
 
     def paths(self, category: str | None) -> list[str]:
-        """Return the paths of a category's references."""
-        return [image.path for image in self.images if image.category == category]
+        """Return the paths of a category's references, each once."""
+        return list(dict.fromkeys(image.path for image in self.of(category)))
+
+    def of(self, category: str | None) -> list[Reference]:
+        """Return a category's references."""
+        return [image for image in self.images if image.category == category]
+
+    @property
+    def megabytes(self) -> float:
+        """What all features take, in memory and in files."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers(recurse=False)) / 1e6
 
     def remember(self, images: Sequence[Reference], features: Mapping[str, torch.Tensor]) -> None:
         """Store references in place of those that their categories had.
@@ -185,6 +198,20 @@ class ImageMemory(FullPrecisionBuffers):
         features = self.get_buffer(kind)
         return features if len(rows) == len(features) else features[rows]
 
+    @staticmethod
+    def is_filled_by(state: Mapping[str, torch.Tensor], prefix: str) -> bool:
+        """Tell whether a state dict has any image under a prefix."""
+        description = state.get(f"{prefix}{DESCRIPTION}")
+        return description is not None and len(description) > 0
+
+    def fits(self, state: Mapping[str, torch.Tensor], prefix: str) -> bool:
+        """Tell whether a state dict has the same kinds of features under a prefix, of the same positions and width."""
+        given = {kind: state.get(f"{prefix}{kind}") for kind in self.kinds}
+        return all(
+            features is not None and features.shape[1:] == self.get_buffer(kind).shape[1:]
+            for kind, features in given.items()
+        )
+
     def make_room(self, state: Mapping[str, torch.Tensor], prefix: str) -> None:
         """Give the buffers the number of images that a state dict has under a prefix."""
         for name in (*self.kinds, DESCRIPTION):
@@ -201,7 +228,28 @@ class ImageMemory(FullPrecisionBuffers):
 
 
 class ReferenceMemory(ImageMemory):
-    """Features of normal images, of unit length, with the distances of others to the nearest of them."""
+    """Features of normal images, of unit length, with the distances of others to the nearest of them.
+
+    They are kept in half precision; cosines then are off by some 1e-5.
+
+    Args:
+        shapes: For each kind of features, positions N and width D.
+        coreset_ratio: Share of the positions that is kept, see :func:`.coreset.coreset`; ``None`` for all.
+        block: How many positions of references are compared at once, which bounds the memory.
+    """
+
+    precision = torch.float16
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, int]],
+        *,
+        coreset_ratio: float | None = None,
+        block: int = REFERENCE_BLOCK,
+    ) -> None:
+        super().__init__({kind: (coreset_size(n, coreset_ratio), width) for kind, (n, width) in shapes.items()})
+        self.coreset_ratio = coreset_ratio
+        self.block = block
 
     def remember(self, images: Sequence[Reference], features: Mapping[str, torch.Tensor]) -> None:
         """Store references in place of those that their categories had.
@@ -210,7 +258,19 @@ class ReferenceMemory(ImageMemory):
             images: Which images they are, K of them.
             features: Features of each kind, ``(K, N, D)``, not normalised.
         """
-        super().remember(images, {kind: unit(features[kind]) for kind in self.kinds})
+        kept = {kind: unit(features[kind]).to(self.precision) for kind in self.kinds}
+        if self.coreset_ratio is not None and self.coreset_ratio < 1:
+            kept = {kind: self._coresets(images, values, self.coreset_ratio) for kind, values in kept.items()}
+        super().remember(images, kept)
+
+    @staticmethod
+    def _coresets(images: Sequence[Reference], features: torch.Tensor, ratio: float) -> torch.Tensor:
+        """Choose a coreset of each category's features."""
+        kept = features.new_empty(len(features), coreset_size(features.shape[1], ratio), features.shape[2])
+        for category in {image.category for image in images}:
+            rows = [row for row, image in enumerate(images) if image.category == category]
+            kept[rows] = coreset(features[rows], ratio)
+        return kept
 
     def distances(self, kind: str, features: torch.Tensor, categories: Sequence[str | None]) -> torch.Tensor:
         """Compare features with all positions of the references (paper, equation 6).
@@ -226,20 +286,23 @@ class ReferenceMemory(ImageMemory):
         features = unit(features)
         distinct = list(dict.fromkeys(categories))
         if len(distinct) == 1:
-            return _distances(features, self._positions(kind, distinct[0]))
+            return _distances(features, self._positions(kind, distinct[0]), self.block)
         distances = features.new_empty(features.shape[:2])
         for category in distinct:
             rows = [row for row, name in enumerate(categories) if name == category]
-            distances[rows] = _distances(features[rows], self._positions(kind, category))
+            distances[rows] = _distances(features[rows], self._positions(kind, category), self.block)
         return distances
 
     def _positions(self, kind: str, category: str | None) -> torch.Tensor:
         return self.features(kind, category).flatten(0, 1)
 
 
-@full_precision
-def _distances(features: torch.Tensor, references: torch.Tensor, block: int = REFERENCE_BLOCK) -> torch.Tensor:
-    """Half of one minus the cosine to the closest reference, in blocks of references, which bounds the memory."""
-    closest = [(features @ part.T.to(features)).amax(dim=-1) for part in references.split(block)]
+def _distances(features: torch.Tensor, references: torch.Tensor, block: int) -> torch.Tensor:
+    """Half of one minus the cosine to the closest reference, in blocks of references, which bounds the memory.
+
+    Features are in single precision, and each block is brought to it.
+    """
+    with without_autocast(features.device):
+        closest = [(features @ part.to(features).T).amax(dim=-1) for part in references.split(block)]
     similarity = torch.stack(closest).amax(dim=0)
     return ((1 - similarity) / 2).clamp(0, 1)

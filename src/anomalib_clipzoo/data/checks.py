@@ -49,7 +49,7 @@ def check_files(samples: DataFrame) -> None:
         looks = list(pool.map(_look, samples["image_path"], samples["mask_path"].map(mask_paths)))
     problems = [problem for problem, _ in looks if problem]
     if problems:
-        msg = f"{len(problems)} of {len(samples)} images cannot be used:\n{_shortened(problems)}"
+        msg = f"{len(problems)} of {len(samples)} images cannot be used:\n{shortened(problems)}"
         raise ValueError(msg)
     anomalous = samples["label_index"] == LabelName.ABNORMAL
     unmarked = samples["image_path"][anomalous & ~np.array([marked for _, marked in looks], dtype=bool)].tolist()
@@ -58,7 +58,7 @@ def check_files(samples: DataFrame) -> None:
             "The masks of %d of %d anomalous images mark no pixel, or all of them:\n%s",
             len(unmarked),
             anomalous.sum(),
-            _shortened(unmarked),
+            shortened(unmarked),
         )
 
 
@@ -117,15 +117,12 @@ def check_masks_given(samples: DataFrame, name: str) -> None:
     bare = [row.image_path for row in anomalous.itertuples() if not mask_paths(row.mask_path)]
     if bare:
         msg = f"{len(bare)} of {len(anomalous)} anomalous images of {name} have no mask, which learning needs. "
-        msg += f"Give them masks, or leave them out of the training images:\n{_shortened(bare)}"
+        msg += f"Give them masks, or leave them out of the training images:\n{shortened(bare)}"
         raise ValueError(msg)
 
 
 def check_disjoint(auxiliary: Iterable[str], target: Iterable[str]) -> None:
     """Refuse to learn from images that the model is tested on.
-
-    Two files are the same image if their resolved paths agree or their contents do; contents are compared only where
-    the sizes agree.
 
     Args:
         auxiliary: Paths of the images to learn from.
@@ -134,20 +131,28 @@ def check_disjoint(auxiliary: Iterable[str], target: Iterable[str]) -> None:
     Raises:
         ValueError: If an image is in both. The message names some of them.
     """
+    if pairs := shared_images(auxiliary, target):
+        msg = f"{len(pairs)} auxiliary images are images of the target too, so the test would not be zero-shot; choose "
+        msg += f"other categories or pass allow_overlap=True:\n{shortened(pairs)}"
+        raise ValueError(msg)
+
+
+def shared_images(some: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Name the images that are in both of two sets of files.
+
+    Two files are the same image if their resolved paths agree or their contents do; contents are compared only where
+    the sizes agree.
+    """
     by_size: dict[int, list[Path]] = {}
-    for path in {Path(name).resolve() for name in target}:
+    for path in {Path(name).resolve() for name in others}:
         by_size.setdefault(path.stat().st_size, []).append(path)
     digests: dict[Path, str] = {}
-    pairs = [
+    return [
         f"{path}" if path == other else f"{path} = {other}"
-        for path in sorted({Path(name).resolve() for name in auxiliary})
+        for path in sorted({Path(name).resolve() for name in some})
         for other in by_size.get(path.stat().st_size, ())
         if path == other or _digest(path, digests) == _digest(other, digests)
     ]
-    if pairs:
-        msg = f"{len(pairs)} auxiliary images are images of the target too, so the test would not be zero-shot; choose "
-        msg += f"other categories or pass allow_overlap=True:\n{_shortened(pairs)}"
-        raise ValueError(msg)
 
 
 def _digest(path: Path, known: dict[Path, str]) -> str:
@@ -157,7 +162,7 @@ def _digest(path: Path, known: dict[Path, str]) -> str:
     return known[path]
 
 
-def _shortened(lines: list[str]) -> str:
+def shortened(lines: list[str]) -> str:
     """List the first lines, and say how many more there are."""
     shown = [f"  {line}" for line in lines[:SHOWN]]
     return "\n".join([*shown, f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else shown)

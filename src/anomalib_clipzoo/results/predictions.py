@@ -166,6 +166,7 @@ class Predictions(Callback):
         summary = summarize(path, self.worst)
         self.unreadable = summary.unreadable
         self._record.images, self._record.unreadable = summary.images, summary.unreadable
+        self._record.references = getattr(pl_module, "memory_record", {})  # drawn after the run began
         self._record.finished = now()
         self._record.write(folder)
         print_summary(summary, Thresholds.of(getattr(pl_module, "post_processor", None)), path)

@@ -35,6 +35,8 @@ class RunRecord:
         epochs: Number of epochs trained, 0 for none.
         weights: SHA-256 of each file of weights that was loaded, by its path. What the run trained itself is none.
         thresholds: Thresholds of scores and pixels, and what they were fitted on.
+        references: Which images the model keeps features of: number of images, their categories, megabytes; empty for
+            none.
         heatmap_tile: Where the heatmap is on the run's pictures: distance of its left edge from the picture's right
             edge, of its upper edge from the picture's, width and height, in pixels; ``None`` without pictures.
         packages: Versions of the packages that matter.
@@ -52,6 +54,7 @@ class RunRecord:
     epochs: int = 0
     weights: dict[str, str] = field(default_factory=dict)
     thresholds: dict[str, Any] = field(default_factory=dict)
+    references: dict[str, Any] = field(default_factory=dict)
     heatmap_tile: tuple[int, int, int, int] | None = None
     packages: dict[str, str] = field(default_factory=dict)
     started: str = ""
@@ -118,6 +121,15 @@ def describe_origin(origin: Any) -> str:
     rate = "" if origin["false_alarm_rate"] is None else f" of {origin['false_alarm_rate']}"
     what = f"{origin['method']}{rate} on {' and '.join(kinds)} images"
     return f"{what}{f' of {names}' if names else ''}, {origin['date'].partition('T')[0]}"
+
+
+def describe_references(references: Mapping[str, Any]) -> str:
+    """Put into words which images a model keeps features of."""
+    if not references:
+        return ""
+    categories = references["categories"]
+    names = ", ".join(categories) if len(categories) <= FEW_CATEGORIES else f"{len(categories)} categories"
+    return f"{references['images']} images{f' of {names}' if names else ''}, {references['megabytes']:.3g} MB"
 
 
 def describe_data(datamodule: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from anomalib_clipzoo.data.toy import UNSEEN_CATEGORIES, ToyAD
 from anomalib_clipzoo.models.ada_clip import AdaClip, fusion
 from anomalib_clipzoo.models.ada_clip.fusion import HybridSemanticFusion, cluster_means, k_means
 from anomalib_clipzoo.models.ada_clip.loss import AdaClipLoss
-from anomalib_clipzoo.models.ada_clip.prompting import plain_image_features
+from anomalib_clipzoo.models.ada_clip.prompting import plain_features
 from anomalib_clipzoo.models.ada_clip.torch_model import Probabilities
 from anomalib_clipzoo.models.components.pre_processor import ClipTransform
 from tests.medical import lay_out
@@ -113,7 +113,7 @@ def test_the_tower_runs_only_as_often_as_prompts_need(tiny, images, kind, branch
 def test_the_plain_pass_takes_of_the_last_block_what_it_needs(tiny, images):
     vision = build(tiny).model.backbone.vision
     tokens = vision.ln_pre(vision.embed(images)).requires_grad_()
-    given = plain_image_features(vision, tokens)
+    given = plain_features(vision, tokens).image
     torch.testing.assert_close(given, vision(images).image)
     assert not given.requires_grad
 

@@ -429,5 +429,7 @@ def test_checkpoints_hold_the_prompts_alone(tiny):
     checkpoint = {"state_dict": module.state_dict(), "hyper_parameters": {}}
     module._trainer = SimpleNamespace(callbacks=[])
     module.on_save_checkpoint(checkpoint)
-    learned = {name for name in checkpoint["state_dict"] if name.startswith("model.")}
+    held = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
+    assert all(not value.numel() for name, value in held.items() if name.startswith("model.references."))
+    learned = {name for name in held if not name.startswith("model.references.")}
     assert learned == {f"model.prompts.{name}" for name in ("normal", "abnormal", "deep.0", "deep.1")}

@@ -100,8 +100,8 @@ def train_one_step(model: AprilGan, count: int = 2) -> torch.Tensor:
 def test_defaults_follow_the_backbone(tiny):
     model = AprilGan(backbone=tiny, pretrained=None)
     assert model.hparams.layers == [1, 2, 3, 4]
-    assert model.model.few_shot_layers == model.model.layers
-    assert model.model.reference_weight == pytest.approx(2 / 3)
+    assert model.model.references.layers == model.model.layers
+    assert model.model.references.weight == pytest.approx(2 / 3)
     assert [len(side) for side in model.model.sentences("screw")] == [245, 175]
     assert model.learning_type is LearningType.ONE_CLASS
     assert model.trainer_arguments == {"num_sanity_val_steps": 0}
@@ -110,7 +110,7 @@ def test_defaults_follow_the_backbone(tiny):
 @pytest.mark.parametrize("count", [0, 1, 3])
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"image_size": (32, 48)}, {"layers": [2, 4], "few_shot_layers": [1]}, {"reference_weight": 1, "sigma": 2.0}],
+    [{}, {"image_size": (32, 48)}, {"layers": [2, 4], "reference_layers": [1]}, {"reference_weight": 1, "sigma": 2.0}],
     ids=str,
 )
 @torch.no_grad()
@@ -133,8 +133,8 @@ def test_scores_and_maps_are_within_0_and_1(build, arguments, count):
     [
         ({"image_size": 50}, "multiple of the backbone's patch size 8"),
         ({"layers": [2, 9]}, r"layers \[2, 9\].*from 1 to 4"),
-        ({"few_shot_layers": [0]}, "few_shot_layers.* is not what AprilGan takes"),
-        ({"few_shot_layers": [5]}, r"layers \[5\].*from 1 to 4"),
+        ({"reference_layers": [0]}, "reference_layers.* is not what AprilGan takes"),
+        ({"reference_layers": [5]}, r"layers \[5\].*from 1 to 4"),
         ({"class_name": ""}, "class_name='' is not what AprilGan takes"),
         ({"class_name": "very " * 80}, "tokens, but the text tower has room for 77: use a shorter class name"),
         ({"templates": []}, "at least one template"),
@@ -165,7 +165,7 @@ def test_a_class_is_encoded_once(build, monkeypatch):
 
 @torch.no_grad()
 def test_images_go_through_the_tower_once_also_with_references(build, monkeypatch):
-    model = build(layers=[2, 4], few_shot_layers=[1, 2])
+    model = build(layers=[2, 4], reference_layers=[1, 2])
     remember(model)
     asked = []
     run = model.model.backbone.vision.forward
@@ -248,7 +248,7 @@ def test_references_that_are_not_there(build, engine, root, tmp_path):
 
 
 def test_each_reference_takes_a_tower_of_tokens(build):
-    model = build(few_shot_layers=[2])
+    model = build(reference_layers=[2])
     remember(model, 3)
     kept = {name: value.shape for name, value in model.state_dict().items() if "references.layer" in name}
     assert kept == {"model.references.layer_2": (3, 16, 32)}
@@ -328,7 +328,7 @@ def test_min_max_needs_all_images_in_one_process(build, engine, root, monkeypatc
 
 
 def test_weights_out_and_in(build, tmp_path):
-    model = build(layers=[2, 4], few_shot_layers=[1], image_size=48, reference_weight=0.3)
+    model = build(layers=[2, 4], reference_layers=[1], image_size=48, reference_weight=0.3)
     remember(model, category=None)
     again = build(weights=model.save_weights(tmp_path / "learned.safetensors"))
     with torch.no_grad():

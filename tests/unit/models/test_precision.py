@@ -109,7 +109,7 @@ def test_patches_that_are_sure_make_a_map_within_its_range(tiny, monkeypatch):
     assert MuScModel(clip).enlarge(torch.ones(1, 16)).max() <= 1
     model = AprilGanModel(clip, layers=[2, 4], reference_weight=1.0)
     model.remember(torch.randn(1, 3, 32, 32), [Reference(None, "good.png")])
-    monkeypatch.setattr(model, "distances", lambda *_: torch.ones(2, 2, 16))
+    monkeypatch.setattr(model.references, "layer_distances", lambda *_: torch.ones(2, 2, 16))
     output = model(torch.randn(2, 3, 32, 32))
     assert output.anomaly_map.max() == 1
     assert output.pred_score.max() <= 1

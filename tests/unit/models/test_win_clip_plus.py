@@ -128,8 +128,9 @@ def test_2_references_are_prepared_like_test_images(build, engine, root):
     engine.test(model, datamodule=screws(root), verbose=False)
     batch = model.pre_processor.transform(torch.stack([_read(path) for path in model.model.references.paths("screw")]))
     features = model.model.encode(batch, with_patches=True)
-    close(model.model.references.patches, torch.nn.functional.normalize(features.patches, dim=-1))
-    assert model.model.reference_map(features, ["screw"]).abs().max() < 1e-6  # every image finds itself
+    expected = torch.nn.functional.normalize(features.patches, dim=-1)
+    close(model.model.references.patches.float(), expected, atol=5e-4)  # they are kept in half precision
+    assert model.model.reference_map(features, ["screw"]).abs().max() < 1e-4  # every image finds itself
 
 
 def test_3_references_from_a_folder(build, engine, root):
@@ -352,7 +353,7 @@ def test_an_image_that_is_a_reference_has_no_distance(build):
     model.model.remember(images(), [Reference(None, "a.png"), Reference(None, "b.png")])
     features = model.model.encode(images(), with_patches=True)
     distances = model.model.reference_map(features, [None])
-    assert distances.abs().max() < 1e-6
+    assert distances.abs().max() < 1e-4  # references are kept in half precision
     assert model.model(images()).anomaly_map.isfinite().all()
 
 
@@ -548,7 +549,7 @@ def test_references_replace_those_of_their_category_alone():
     assert memory.patches.shape == (4, 3, 4)
     twin = copy.deepcopy(memory)
     assert twin.images == memory.images
-    close(memory.patches.norm(dim=-1), torch.ones(4, 3))
+    close(memory.patches.float().norm(dim=-1), torch.ones(4, 3), atol=1e-3)
 
 
 def _read(path: str) -> torch.Tensor:

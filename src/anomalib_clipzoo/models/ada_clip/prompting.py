@@ -96,19 +96,24 @@ def check_prompting(backbone: Backbone, depth: int, length: int, branch: str, ki
 
 
 @torch.no_grad()
-def plain_image_features(vision: VisionTower, tokens: torch.Tensor) -> torch.Tensor:
-    """Run the frozen tower without prompts, for its image feature alone.
+def plain_features(vision: VisionTower, tokens: torch.Tensor, layers: Sequence[int] = ()) -> VisionFeatures:
+    """Run the frozen tower without prompts, none of its tokens further than it is looked at.
 
     Args:
         vision: The frozen image tower.
         tokens: Embedded images after ``ln_pre``, ``(B, 1 + N, D)``.
+        layers: Blocks, counted from 1, whose output tokens are wanted.
 
     Returns:
-        Image features, not normalised, ``(B, E)``.
+        Image features, not normalised, ``(B, E)``, and the layers' tokens, each ``(B, 1 + N, D)``.
     """
-    for block in vision.blocks[:-1]:
-        tokens = residual_block(block, tokens)
-    return vision.project(single_token_block(vision.blocks[-1], tokens)[:, 0])
+    tapped = []
+    for layer, block in enumerate(vision.blocks, start=1):
+        only_class = layer == vision.depth and layer not in layers
+        tokens = single_token_block(block, tokens) if only_class else residual_block(block, tokens)
+        if layer in layers:
+            tapped.append(tokens)
+    return VisionFeatures(image=vision.project(tokens[:, 0]), tokens=tapped)
 
 
 def prompted_features(

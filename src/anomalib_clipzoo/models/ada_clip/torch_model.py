@@ -8,6 +8,7 @@ https://arxiv.org/abs/2407.15795. Where paper and published code differ, this fo
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, upsample
+from anomalib_clipzoo.anomaly.patch_references import PatchReferences, raw_patches
 from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.projections import PatchProjections
 from anomalib_clipzoo.anomaly.prompts import (
@@ -24,6 +26,7 @@ from anomalib_clipzoo.anomaly.prompts import (
     NORMAL_STATES,
     check_count,
 )
+from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT, Reference
 from anomalib_clipzoo.clip import Backbone, VisionFeatures
 
 from .fusion import HsfMode, HybridSemanticFusion, check_fusion
@@ -32,7 +35,7 @@ from .prompting import (
     PromptingBranch,
     PromptingType,
     check_prompting,
-    plain_image_features,
+    plain_features,
     prompted_features,
 )
 from .sentences import StateSentences
@@ -85,6 +88,11 @@ class AdaClipModel(nn.Module):
         abnormal_states: Abnormal states.
         templates: Sentences with one ``{}`` for the object in its state.
         sigma: Gaussian smoothing of the map in pixels; ``None`` for 4 of 518, scaled by height.
+        reference_layers: Image blocks whose patch tokens, of the tower without prompts, are compared with those of
+            references; ``None`` for ``layers``.
+        reference_weight: Share of the references in map and score, 0..1.
+        coreset_ratio: Share of the references' positions that is kept; ``None`` for all.
+        reference_block: How many positions of references are compared at once, which bounds the memory.
 
     Raises:
         ValueError: If layers, prompts, clusters or words do not fit the backbone.
@@ -106,6 +114,10 @@ class AdaClipModel(nn.Module):
         abnormal_states: Sequence[str] = ADACLIP_ABNORMAL_STATES,
         templates: Sequence[str] = ADACLIP_TEMPLATES,
         sigma: float | None = None,
+        reference_layers: Sequence[int] | None = None,
+        reference_weight: float = REFERENCE_WEIGHT,
+        coreset_ratio: float | None = None,
+        reference_block: int = REFERENCE_BLOCK,
     ) -> None:
         super().__init__()
         vision, text, joint = backbone.vision, backbone.text, backbone.embed_dim
@@ -128,6 +140,13 @@ class AdaClipModel(nn.Module):
         self.fusion: Any = HybridSemanticFusion(hsf, k_clusters) if hsf else None
         height = vision.image_size[0]
         self.smoothing = GaussianSmoothing(vision.image_size, SIGMA * height / PAPER_SIZE if sigma is None else sigma)
+        self.references = PatchReferences(
+            vision,
+            self.layers if reference_layers is None else reference_layers,
+            reference_weight,
+            coreset_ratio=coreset_ratio,
+            block=reference_block,
+        )
         self.sentences = StateSentences(normal_states, abnormal_states, templates, prompting_length)
         self.check_class_names([DEFAULT_CLASS_NAME])
 
@@ -147,13 +166,25 @@ class AdaClipModel(nn.Module):
         Otherwise it is what goes into the first block, ``(B, 1 + N, D)``, and CLIP's own features ``(B, E)`` where
         prompts are made from them.
         """
+        return self.tapped_features(images, ())[0]
+
+    def tapped_features(
+        self, images: torch.Tensor, taps: Sequence[int]
+    ) -> tuple[dict[str, torch.Tensor], dict[int, torch.Tensor]]:
+        """Return :meth:`frozen_features`, and patches ``(B, N, D)`` of the tower without prompts after some blocks."""
         vision = self.backbone.vision
         if self.visual_prompts is None:
-            image, tokens = vision(images, self.layers)
-            return {"plain": image, "tokens": torch.stack(tokens).transpose(0, 1)}
+            layers = sorted({*self.layers, *taps})
+            image, tapped = vision(images, layers)
+            tokens = dict(zip(layers, tapped, strict=True))
+            own = torch.stack([tokens[layer] for layer in self.layers], dim=1)
+            return {"plain": image, "tokens": own}, {layer: tokens[layer][:, 1:] for layer in taps}
         embedded = vision.ln_pre(vision.embed(images))
-        plain = {"plain": plain_image_features(vision, embedded)} if self.dynamic else {}
-        return {"embedded": embedded, **plain}
+        frozen, tapped = {"embedded": embedded}, []
+        if self.dynamic or taps:
+            plain, tapped = plain_features(vision, embedded, taps)
+            frozen |= {"plain": plain} if self.dynamic else {}
+        return frozen, {layer: each[:, 1:] for layer, each in zip(taps, tapped, strict=True)}
 
     def image_features(self, images: torch.Tensor) -> tuple[torch.Tensor | None, VisionFeatures]:
         """Run the image tower on images ``(B, 3, H, W)``, plain where something depends on that, and with prompts."""
@@ -222,17 +253,36 @@ class AdaClipModel(nn.Module):
         vision = self.backbone.vision
         return upsample(logits, vision.grid, vision.image_size, align_corners=True)
 
-    def forward(self, images: torch.Tensor, class_names: Sequence[str] = (DEFAULT_CLASS_NAME,)) -> InferenceBatch:
+    def remember(self, images: torch.Tensor, references: Sequence[Reference]) -> None:
+        """Make normal images ``(K, 3, H, W)`` references, one at a time; they are normalised as test images are.
+
+        Their patches are those of the tower without prompts, which training leaves as they are.
+        """
+        self.references.add(references, images, partial(raw_patches, self.backbone.vision))
+
+    def _smooth(self, patches: torch.Tensor) -> torch.Tensor:
+        return self.smoothing(self._upsample(patches))
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        class_names: Sequence[str] = (DEFAULT_CLASS_NAME,),
+        categories: Sequence[str | None] = (None,),
+    ) -> InferenceBatch:
         """Detect and segment anomalies.
 
         Args:
             images: Normalised images, ``(B, 3, H, W)``.
             class_names: Name of what each image shows, or one for all.
+            categories: Whose references each image is compared with, or one for all.
 
         Returns:
             Image scores ``(B,)`` and smoothed anomaly maps ``(B, H, W)``, all 0..1. Layers are averaged before the
-            softmax.
+            softmax. References weigh in on both.
         """
-        layers, image = self.logits(images, class_names)
-        maps = self._upsample(layers.mean(dim=0, keepdim=True))[0].sigmoid()
-        return InferenceBatch(pred_score=image.sigmoid(), anomaly_map=self.smoothing(maps))
+        check_count(class_names, images, "class names")
+        check_count(categories, images, "categories")
+        frozen, patches = self.tapped_features(images, self.references.taps)
+        layers, image = self.logits_of(frozen, class_names)
+        maps = self.smoothing(self._upsample(layers.mean(dim=0, keepdim=True))[0].sigmoid())
+        return self.references.weigh_in(image.sigmoid(), maps, patches, categories, self._smooth)

@@ -24,10 +24,12 @@ class DualFeatures(NamedTuple):
     Attributes:
         class_token: The class token that leaves CLIP's own stream, without any normalisation, ``(B, D)``.
         local: The local stream after each layer asked for, class token first, each ``(B, 1 + N, D)``.
+        own: Patches of CLIP's own stream after some layers, ``(B, N, D)``.
     """
 
     class_token: torch.Tensor
     local: list[torch.Tensor]
+    own: dict[int, torch.Tensor]
 
 
 class DualPath:
@@ -70,24 +72,33 @@ class DualPath:
         self.first_dual = depth - dpam_layer + 2
         self.local_attention = local_attention
 
-    def __call__(self, vision: VisionTower, images: torch.Tensor) -> DualFeatures:
-        """Run both streams on normalised images ``(B, 3, H, W)``, neither further than it is looked at."""
+    def __call__(self, vision: VisionTower, images: torch.Tensor, taps: Sequence[int] = ()) -> DualFeatures:
+        """Run both streams on normalised images ``(B, 3, H, W)``, neither further than it is looked at.
+
+        Args:
+            vision: The frozen image tower.
+            images: The images.
+            taps: Blocks, counted from 1, after which CLIP's own stream is wanted, too.
+        """
         tokens = local = vision.ln_pre(vision.embed(images))
-        tapped = []
+        tapped, own = [], {}
         block: Any  # a residual block of open_clip
         for layer, block in enumerate(vision.blocks, start=1):
             query, key, value = project_qkv(block.attn, block.ln_1(tokens))
             if self.first_dual <= layer <= self.layers[-1]:
                 heads = local_heads(query, key, value, self.local_attention)
                 local = local + block.ls_1(join_heads(block.attn, heads))
-            if layer == vision.depth and (layer >= self.first_dual or layer not in self.layers):
+            only_class = layer >= self.first_dual or layer not in self.layers
+            if layer == vision.depth and only_class and layer not in taps:
                 tokens, query = tokens[:, :1], query[:, :, :1]  # only the class token leaves CLIP's own stream
             tokens = feed_forward(block, tokens + block.ls_1(attend(block.attn, query, key, value)))
             if layer < self.first_dual:
                 local = tokens
             if layer in self.layers:
                 tapped.append(local)
-        return DualFeatures(tokens[:, 0], tapped)
+            if layer in taps:
+                own[layer] = tokens[:, 1:]
+        return DualFeatures(tokens[:, 0], tapped, own)
 
 
 def local_heads(

@@ -10,14 +10,14 @@ from torch import nn
 
 from anomalib_clipzoo.clip import Backbone
 from anomalib_clipzoo.models.components.arguments import defaults_of
-from anomalib_clipzoo.models.components.module import ClipZooModule
+from anomalib_clipzoo.models.components.few_shot import FewShotModule
 from anomalib_clipzoo.models.components.weights import Lengths, number_of, size_of
 
 from .torch_model import ImageFeatures
 
 
-class PromptLearner(ClipZooModule):
-    """Mixin for models that learn :class:`~.prompting.ObjectAgnosticPrompts`, see :class:`ClipZooModule`.
+class PromptLearner(FewShotModule):
+    """Mixin for models that learn :class:`~.prompting.ObjectAgnosticPrompts`, see :class:`FewShotModule`.
 
     Their torch model is an :class:`~.torch_model.AnomalyClipModel`, and they have a loss of images and maps.
     """

@@ -8,6 +8,8 @@ https://arxiv.org/abs/2310.18961. Where paper and published code differ, this fo
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -15,7 +17,10 @@ from anomalib.data import InferenceBatch
 from torch import nn
 
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, upsample
+from anomalib_clipzoo.anomaly.patch_references import Patches, PatchReferences, raw_patches
 from anomalib_clipzoo.anomaly.precision import compare, unit
+from anomalib_clipzoo.anomaly.prompts import check_count
+from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT, Reference
 from anomalib_clipzoo.anomaly.text_cache import TextCache
 from anomalib_clipzoo.clip import Backbone
 
@@ -37,15 +42,17 @@ TEMPERATURE = 0.07  # constant; CLIP's own logit scale is not used
 
 
 class ImageFeatures(NamedTuple):
-    """What is compared with the texts, all of unit length.
+    """What is compared with the texts, all of unit length, and with references.
 
     Attributes:
         image: Features of the images, ``(B, E)``.
         patches: Features of the patches after each layer, ``(K, B, N, E)``.
+        own: Raw patch tokens of CLIP's own stream, ``(B, N, D)`` by layer; none without references.
     """
 
     image: torch.Tensor
     patches: torch.Tensor
+    own: Patches = MappingProxyType({})
 
     @classmethod
     def of_frozen(cls, frozen: Mapping[str, torch.Tensor]) -> "ImageFeatures":
@@ -84,6 +91,11 @@ class AnomalyClipModel(nn.Module):
         image_token: Where an image's feature goes in prompts that are made for it, see
             :class:`~.prompting.ObjectAgnosticPrompts`; AnomalyCLIP's own see no image.
         sigma: Gaussian smoothing of the map in pixels; ``None`` for 4 of 518, scaled by height.
+        reference_layers: Image blocks after which patches of CLIP's own stream are compared with those of references;
+            ``None`` for ``layers``.
+        reference_weight: Share of the references in map and score, 0..1.
+        coreset_ratio: Share of the references' positions that is kept; ``None`` for all.
+        reference_block: How many positions of references are compared at once, which bounds the memory.
 
     Raises:
         ValueError: If layers or prompts do not fit the backbone.
@@ -105,6 +117,10 @@ class AnomalyClipModel(nn.Module):
         half_prompts: bool = True,
         image_token: ImageToken = "none",
         sigma: float | None = None,
+        reference_layers: Sequence[int] | None = None,
+        reference_weight: float = REFERENCE_WEIGHT,
+        coreset_ratio: float | None = None,
+        reference_block: int = REFERENCE_BLOCK,
     ) -> None:
         super().__init__()
         vision = backbone.vision
@@ -123,18 +139,25 @@ class AnomalyClipModel(nn.Module):
         )
         height = vision.image_size[0]
         self.smoothing = GaussianSmoothing(vision.image_size, SIGMA * height / PAPER_SIZE if sigma is None else sigma)
+        self.references = PatchReferences(
+            vision,
+            self.dual_path.layers if reference_layers is None else reference_layers,
+            reference_weight,
+            coreset_ratio=coreset_ratio,
+            block=reference_block,
+        )
         self._texts = TextCache()
 
     def encode_text(self) -> torch.Tensor:
         """Text features of (normal, abnormal) for any image, unit length, ``(2, E)``."""
         return self.prompts(self.backbone.text)[0]
 
-    def image_features(self, images: torch.Tensor) -> ImageFeatures:
-        """Run both streams of the image tower on images ``(B, 3, H, W)``."""
+    def image_features(self, images: torch.Tensor, taps: Sequence[int] = ()) -> ImageFeatures:
+        """Run both streams of the image tower on images ``(B, 3, H, W)``, and tap CLIP's own after some blocks."""
         vision = self.backbone.vision
-        class_token, local = self.dual_path(vision, images)
+        class_token, local, own = self.dual_path(vision, images, taps)
         # As in the reference code, the image feature goes without CLIP's last LayerNorm, patches do not.
-        return ImageFeatures(unit(class_token @ vision.projection), self.project_patches(local))
+        return ImageFeatures(unit(class_token @ vision.projection), self.project_patches(local), own)
 
     def project_patches(self, local: Sequence[torch.Tensor]) -> torch.Tensor:
         """Bring each layer's local stream ``(B, 1 + N, D)`` to the text: unit length, ``(K, B, N, E)``."""
@@ -143,7 +166,7 @@ class AnomalyClipModel(nn.Module):
 
     def frozen_features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the features of images ``(B, 3, H, W)``, none of which is learned, batch first."""
-        image, patches = self.image_features(images)
+        image, patches, _ = self.image_features(images)
         return {"image": image, "patches": patches.transpose(0, 1)}
 
     def compare(self, features: ImageFeatures, text_features: torch.Tensor) -> Similarities:
@@ -162,27 +185,38 @@ class AnomalyClipModel(nn.Module):
         """Bring logits of patches ``(K, B, N)`` to the image's resolution as probabilities: ``(K, B, H, W)``."""
         return self._upsample(patches.sigmoid())
 
+    def remember(self, images: torch.Tensor, references: Sequence[Reference]) -> None:
+        """Make normal images ``(K, 3, H, W)`` references, one at a time; they are normalised as test images are."""
+        self.references.add(references, images, partial(raw_patches, self.backbone.vision))
+
     def fuse(self, patches: torch.Tensor) -> torch.Tensor:
         """Make one map ``(B, H, W)`` of all layers' logits ``(K, B, N)``: the mean of their probabilities, smoothed."""
-        return self.smoothing(self._upsample(patches.sigmoid().mean(dim=0, keepdim=True))[0])
+        return self._smooth(patches.sigmoid().mean(dim=0, keepdim=True))[0]
+
+    def _smooth(self, patches: torch.Tensor) -> torch.Tensor:
+        """Bring values of patches ``(K, B, N)`` to smoothed maps ``(K, B, H, W)``."""
+        return self.smoothing(self._upsample(patches))
 
     def _upsample(self, patches: torch.Tensor) -> torch.Tensor:
         vision = self.backbone.vision
         return upsample(patches, vision.grid, vision.image_size, align_corners=False)
 
-    def forward(self, images: torch.Tensor) -> InferenceBatch:
+    def forward(self, images: torch.Tensor, categories: Sequence[str | None] = (None,)) -> InferenceBatch:
         """Detect and segment anomalies.
 
         Args:
             images: Normalised images, ``(B, 3, H, W)``.
+            categories: Whose references each image is compared with, or one for all.
 
         Returns:
             Image scores ``(B,)`` and anomaly maps ``(B, H, W)``, all 0..1. The score is the global one alone; the map
-            is the mean over layers, smoothed.
+            is the mean over layers, smoothed. References weigh in on both.
         """
-        features = self.image_features(images)
+        check_count(categories, images, "categories")
+        features = self.image_features(images, self.references.taps)
         image, patches = self.compare(features, self.text_features_for(features))
-        return InferenceBatch(pred_score=abnormal_logit(image).sigmoid(), anomaly_map=self.fuse(patches))
+        score, maps = abnormal_logit(image).sigmoid(), self.fuse(patches)
+        return self.references.weigh_in(score, maps, features.own, categories, self._smooth)
 
     # ---- text features, once per set of prompts ----
 

@@ -28,6 +28,7 @@ from anomalib_clipzoo.models.components.types import (
     PixelMean,
     PixelSpread,
     PositiveNumber,
+    PositiveShare,
     Rate,
     Share,
     Sigma,
@@ -61,7 +62,7 @@ class AprilGan(FewShotModule, AnomalibModule):
             the backbone's native size]
         layers: Image blocks whose patch tokens are projected and compared with the texts, counted from 1. [the quarter
             points, (6, 12, 18, 24) of 24]
-        few_shot_layers: Image blocks whose patch tokens are compared with the references'. [the same]
+        reference_layers: Image blocks whose patch tokens are compared with the references'. [the same]
         normal_states: States of a normal object, {} is where the class name goes. [seven, the same as WinCLIP's]
         abnormal_states: States of an object with an anomaly. [five, the same as AdaCLIP's]
         templates: Sentences, {} is where the object in its state goes. [35]
@@ -74,6 +75,12 @@ class AprilGan(FewShotModule, AnomalibModule):
         seed: Seed of the choice of references; nothing else depends on it.
         reference_weight: Share of the references in the map, 0..1. [two thirds with as many layers for both: the
             reference code adds up layers, and distances count up to 2]
+        coreset_ratio: Share of the references' positions that is kept, above 0, to 1, chosen so that each one left out
+            has one kept near it (k-center greedy). [all]
+        reference_block: How many positions of references are compared at once, which bounds the memory. [2048]
+        rotate_references: Whether references are kept turned by 90, 180 and 270 degrees, too, for parts that lie any
+            way round.
+        allow_overlap: Whether ``few_shot_source`` may hold test images.
         min_max: Whether the map's maximum, before it counts in the few-shot score, is scaled by the smallest and the
             largest maximum of its category's images, as in the reference code. A score then depends on all images of
             the test, which are run twice. [no: each image by itself]
@@ -115,7 +122,7 @@ class AprilGan(FewShotModule, AnomalibModule):
         fine_tune: bool = False,
         image_size: ImageSize | None = None,
         layers: Layers | None = None,
-        few_shot_layers: Layers | None = None,
+        reference_layers: Layers | None = None,
         normal_states: Words | None = None,
         abnormal_states: Words | None = None,
         templates: Words | None = None,
@@ -125,6 +132,10 @@ class AprilGan(FewShotModule, AnomalibModule):
         few_shot_source: str | Path | None = None,
         seed: int = 0,
         reference_weight: Share | None = None,
+        coreset_ratio: PositiveShare | None = None,
+        reference_block: Count | None = None,
+        rotate_references: bool = False,
+        allow_overlap: bool = False,
         min_max: bool | None = None,
         sigma: Sigma | None = None,
         quick_gelu: bool | None = None,

@@ -8,6 +8,7 @@ challenge tracks 1&2", https://arxiv.org/abs/2305.17382. Nothing in it is advers
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, upsample
+from anomalib_clipzoo.anomaly.patch_references import Patches, PatchReferences, raw_patches, tapped_patches
 from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.projections import PatchProjections
 from anomalib_clipzoo.anomaly.prompts import (
@@ -26,7 +28,7 @@ from anomalib_clipzoo.anomaly.prompts import (
     check_count,
     compose,
 )
-from anomalib_clipzoo.anomaly.references import Reference, ReferenceMemory
+from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, Reference
 from anomalib_clipzoo.anomaly.text_cache import TextCache
 from anomalib_clipzoo.clip import Backbone
 
@@ -45,7 +47,7 @@ class Features(NamedTuple):
     """
 
     image: torch.Tensor
-    patches: dict[int, torch.Tensor]
+    patches: Patches
 
 
 class AprilGanModel(nn.Module):
@@ -56,13 +58,15 @@ class AprilGanModel(nn.Module):
     Args:
         backbone: The frozen CLIP.
         layers: Image blocks whose patch tokens are projected and compared with the texts, counted from 1.
-        few_shot_layers: Image blocks whose patch tokens are compared with those of references; ``None`` for the same.
+        reference_layers: Image blocks whose patch tokens are compared with those of references; ``None`` for the same.
         normal_states: Normal states, each with one ``{}`` for the class name.
         abnormal_states: Abnormal states.
         templates: Sentences with one ``{}`` for the object in its state.
         temperature: What cosines with texts are divided by before the softmax.
         reference_weight: Share of the references in the map, 0..1; ``None`` for the reference code's, which adds up
             layers and distances of 0..2: two thirds with as many layers for both.
+        coreset_ratio: Share of the references' positions that is kept; ``None`` for all.
+        reference_block: How many positions of references are compared at once, which bounds the memory.
         sigma: Gaussian smoothing of the map in pixels.
 
     Raises:
@@ -74,30 +78,32 @@ class AprilGanModel(nn.Module):
         backbone: Backbone,
         *,
         layers: Sequence[int] = (6, 12, 18, 24),
-        few_shot_layers: Sequence[int] | None = None,
+        reference_layers: Sequence[int] | None = None,
         normal_states: Sequence[str] = NORMAL_STATES,
         abnormal_states: Sequence[str] = ADACLIP_ABNORMAL_STATES,
         templates: Sequence[str] = APRIL_GAN_TEMPLATES,
         temperature: float = TEMPERATURE,
         reference_weight: float | None = None,
+        coreset_ratio: float | None = None,
+        reference_block: int = REFERENCE_BLOCK,
         sigma: float = 0.0,
     ) -> None:
         super().__init__()
         vision = backbone.vision
         self.backbone = backbone
         self.layers = vision.check_layers(layers)
-        self.few_shot_layers = self.layers if few_shot_layers is None else vision.check_layers(few_shot_layers)
+        reference_layers = self.layers if reference_layers is None else reference_layers
         if reference_weight is None:
-            text, references = len(self.layers), 2 * len(self.few_shot_layers)
+            text, references = len(self.layers), 2 * len(set(reference_layers))
             reference_weight = references / (text + references)
-        self.reference_weight = reference_weight
         self.states = (normal_states, abnormal_states)
         self.templates = templates
         self.temperature = temperature
         self.check_class_names([DEFAULT_CLASS_NAME])
         self.patch_projections = PatchProjections(len(self.layers), vision.width, backbone.embed_dim)
-        patches = (vision.grid[0] * vision.grid[1], vision.width)
-        self.references = ReferenceMemory({_kind(layer): patches for layer in self.few_shot_layers})
+        self.references = PatchReferences(
+            vision, reference_layers, reference_weight, coreset_ratio=coreset_ratio, block=reference_block
+        )
         self.ranges = MaximumRanges()
         self.smoothing = GaussianSmoothing(vision.image_size, sigma) if sigma else nn.Identity()
         self._texts = TextCache()
@@ -136,9 +142,7 @@ class AprilGanModel(nn.Module):
 
     def image_features(self, images: torch.Tensor, layers: Sequence[int]) -> Features:
         """Run the image tower on images ``(B, 3, H, W)``, once for all layers asked for."""
-        layers = sorted(set(layers))
-        image, tokens = self.backbone.vision(images, layers)
-        return Features(image, {layer: each[:, 1:] for layer, each in zip(layers, tokens, strict=True)})
+        return Features(*tapped_patches(self.backbone.vision, images, layers))
 
     def frozen_features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Run the frozen image tower on images ``(B, 3, H, W)`` for patches of the projected layers ``(B, N, D)``."""
@@ -179,23 +183,8 @@ class AprilGanModel(nn.Module):
 
     def remember(self, images: torch.Tensor, references: Sequence[Reference]) -> None:
         """Make normal images ``(K, 3, H, W)`` references, one at a time; they are normalised as test images are."""
-        with torch.inference_mode(mode=False), torch.no_grad():  # plain tensors: they are saved, loaded and exported
-            encoded = [self.image_features(image[None].clone(), self.few_shot_layers).patches for image in images]
-            kinds = {layer: torch.cat([patches[layer] for patches in encoded]) for layer in self.few_shot_layers}
-            self.references.remember(references, {_kind(layer): patches for layer, patches in kinds.items()})
-
-    def distances(self, features: Features, categories: Sequence[str | None]) -> torch.Tensor:
-        """Compare each layer's patches with those of the references, wherever they are in the image.
-
-        Args:
-            features: Features of the images.
-            categories: Whose references each image is compared with, as ``references.resolve`` says it, or one for all.
-
-        Returns:
-            Half of one minus the cosine to the closest, ``(K', B, N)``, 0..1.
-        """
-        layers = [(_kind(layer), features.patches[layer]) for layer in self.few_shot_layers]
-        return torch.stack([self.references.distances(kind, patches, categories) for kind, patches in layers])
+        self.references.add(references, images, partial(raw_patches, self.backbone.vision))
+        self.ranges.forget({reference.category for reference in references})  # those of maps with other references
 
     # ---- all of it ----
 
@@ -220,7 +209,7 @@ class AprilGanModel(nn.Module):
         check_count(class_names, images, "class names")
         check_count(categories, images, "categories")
         few_shot = len(self.references) > 0
-        features = self.image_features(images, (*self.layers, *self.few_shot_layers) if few_shot else self.layers)
+        features = self.image_features(images, (*self.layers, *self.references.taps))
         text = self.text_features(class_names)
         image = compare(unit(features.image)[:, None], text)
         score = (abnormal_logit(image) / self.temperature)[:, 0].sigmoid()
@@ -228,9 +217,9 @@ class AprilGanModel(nn.Module):
         if not few_shot:
             return InferenceBatch(pred_score=score, anomaly_map=self.smoothing(maps).clamp(0, 1))
         categories = self.references.resolve(categories)
-        distances = self._upsample(self.distances(features, categories).mean(dim=0, keepdim=True))[0]
-        maps = (1 - self.reference_weight) * maps + self.reference_weight * distances
-        maps = self.smoothing(maps).clamp(0, 1)  # weights and interpolation round
+        distances = self.references.layer_distances(features.patches, categories)
+        maps = self.references.weigh(maps, self._upsample(distances.mean(dim=0, keepdim=True))[0])
+        maps = self.smoothing(maps).clamp(0, 1)  # interpolation rounds
         maxima = self.ranges.scale(maps.amax(dim=(1, 2)), categories)
         return InferenceBatch(pred_score=(score + maxima) / 2, anomaly_map=maps)
 

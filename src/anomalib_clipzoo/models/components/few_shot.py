@@ -5,16 +5,21 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from anomalib import LearningType
 
 from anomalib_clipzoo.anomaly.references import Candidates, images_by_category, images_in_folder
+from anomalib_clipzoo.data.checks import shared_images, shortened
 
 from .memory import MemoryModule, shown_categories
 
 logger = logging.getLogger(__name__)
+
+QUARTERS = (0, 90, 180, 270)
+OF_THE_CHOICE = frozenset({"few_shot_source", "rotate_references", "allow_overlap"})
+"""Arguments that say how references are chosen, and nothing where none are."""
 
 
 class FewShotModule(MemoryModule):
@@ -24,7 +29,19 @@ class FewShotModule(MemoryModule):
     training images. The torch model's memory is called ``references``.
     """
 
+    OF_THE_RUN: ClassVar[frozenset[str]] = MemoryModule.OF_THE_RUN | OF_THE_CHOICE | {"k_shot"}
+
     borrowed: tuple[str | None, ...] = ()  # categories whose references serve the validation alone
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """Degrees by which references are turned."""
+        return QUARTERS if self.hparams["rotate_references"] else super().turns
+
+    @property
+    def draws_anew(self) -> bool:
+        """Whether references are chosen where a file's are not those that are wanted."""
+        return self.hparams["k_shot"] > 0
 
     def context(self, categories: Sequence[str | None]) -> dict[str, Any]:
         """Return what the torch model takes beside images: what they show, and whose references they go with."""
@@ -61,8 +78,8 @@ class FewShotModule(MemoryModule):
         """Choose the references that a run needs, unless they are there, or say before it starts that it cannot."""
         target = getattr(datamodule, "target", datamodule)  # CrossDataset: references are the target's
         k_shot = self.hparams["k_shot"]
-        if self.hparams["few_shot_source"] and not k_shot:
-            logger.warning("few_shot_source is given but k_shot is 0: no references are taken from it.")
+        if not k_shot and (idle := [name for name in sorted(OF_THE_CHOICE) if self.hparams[name]]):
+            logger.warning("%s given, but k_shot is 0: no references are chosen.", " and ".join(idle))
         if k_shot and not self._has_references(target):
             for category, paths in self._candidates(target).items():
                 self.draw(category, paths, k_shot)
@@ -91,16 +108,33 @@ class FewShotModule(MemoryModule):
         memory, k_shot = self.model.references, self.hparams["k_shot"]
         if not memory.restored or not len(memory):
             return False
-        if any(len(memory.paths(category)) != k_shot for category in memory.categories):
-            return False
+        for category in memory.categories:
+            images = memory.of(category)
+            if len(images) != k_shot * len(self.turns) or {image.turn for image in images} != set(self.turns):
+                return False
         return None in memory.categories or set(shown_categories(target)) <= {*memory.categories, None}
 
     def _candidates(self, target: Any) -> Candidates:
         """List the images that references are chosen from."""
         if source := self.hparams["few_shot_source"]:
-            return images_in_folder(source, shown_categories(target))
+            candidates = images_in_folder(source, shown_categories(target))
+            if not self.hparams["allow_overlap"]:
+                self._check_unseen(candidates, target)
+            return candidates
         dataset = getattr(target, "train_data", None)
         return {} if dataset is None else images_by_category(dataset, target.category)
+
+    @staticmethod
+    def _check_unseen(candidates: Candidates, target: Any) -> None:
+        """Make sure that references are chosen from images that the model is not tested on."""
+        tested = getattr(target, "test_data", None)
+        if tested is None:
+            return
+        sources = [path for paths in candidates.values() for path in paths]
+        if shared := shared_images(sources, tested.samples["image_path"]):
+            msg = f"{len(shared)} images in few_shot_source are test images too, which would look perfectly normal; "
+            msg += f"choose others, or pass allow_overlap=True:\n{shortened(shared)}"
+            raise ValueError(msg)
 
     def _check_references(self) -> None:
         k_shot = self.hparams["k_shot"]

@@ -5,14 +5,14 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from anomalib.data.utils import read_image
+from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anomalib_clipzoo.anomaly.references import ImageMemory, Reference, choose_references, images_by_category
+from anomalib_clipzoo.results.images import read_image
 
 from .module import ClipZooModule
 from .weights import LearnedWeights
@@ -34,6 +34,15 @@ class MemoryModule(ClipZooModule):
     def memory(self) -> ImageMemory:
         """The torch model's memory."""
         return getattr(self.model, self.MEMORY)
+
+    @property
+    def memory_record(self) -> dict[str, Any]:
+        """Say in plain data which images there are features of, and what these take."""
+        if not len(self.memory):
+            return {}
+        paths = {(image.category, image.path) for image in self.memory.images}
+        categories = [category for category in self.memory.categories if category]
+        return {"images": len(paths), "categories": categories, "megabytes": round(self.memory.megabytes, 3)}
 
     def prepare(self, datamodule: Any) -> None:
         """See to the images that a run or an export needs, or say before it starts that it cannot.
@@ -63,19 +72,33 @@ class MemoryModule(ClipZooModule):
         self.prepare_export()
         return super().to_onnx(*args, **kwargs)
 
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """Degrees by which each image is turned before it is remembered: not at all, unless a model says otherwise."""
+        return (0,)
+
     def draw(self, category: str | None, paths: Sequence[str], count: int) -> None:
-        """Choose a category's images and remember them, unless they are those that it has."""
+        """Choose a category's images and remember them, unless they are those that it has.
+
+        Raises:
+            ValueError: If there are too few, or one cannot be read.
+        """
         chosen = choose_references(paths, count, self.hparams["seed"], category)
-        if chosen == self.memory.paths(category):
+        images = [Reference(category, path, turn) for path in chosen for turn in self.turns]
+        if images == self.memory.of(category):
             return
         logger.info("Images in the %s of %s: %s", self.MEMORY, category or "any category", ", ".join(chosen))
-        images = torch.cat([self._read(path) for path in chosen])
-        self.model.remember(images, [Reference(category, path) for path in chosen])
+        self.model.remember(torch.cat([self._read(image) for image in images]), images)
+        logger.info("The %s take %.1f MB in memory and in files.", self.MEMORY, self.memory.megabytes)
 
-    def _read(self, path: str) -> torch.Tensor:
-        """Read an image ``(1, 3, H, W)`` and pre-process it as the images of a batch are."""
-        image = torch.as_tensor(read_image(path, as_tensor=True))[None].to(self.device)
-        return self.pre_process(image)
+    def _read(self, reference: Reference) -> torch.Tensor:
+        """Read an image ``(1, 3, H, W)``, of any size and colour mode, and pre-process it as those of a batch are."""
+        try:
+            image = to_dtype(to_image(read_image(reference.path)), torch.float32, scale=True)[None]
+        except ValueError as error:
+            msg = f"{reference.path} is to be in the {self.MEMORY}, but {error}. Replace it or leave it out."
+            raise ValueError(msg) from error
+        return self.pre_process(image.rot90(reference.turn // 90, dims=(-2, -1)).to(self.device))
 
     def pre_process(self, images: torch.Tensor) -> torch.Tensor:
         """Bring images ``(B, 3, H, W)``, 0..1, to what the torch model takes, as the loops do with their batches."""
@@ -88,18 +111,25 @@ class MemoryModule(ClipZooModule):
 
     # ---- what is kept ----
 
-    def load_weights(self, learned: LearnedWeights) -> None:
-        """Fill the model with learned weights; the papers' checkpoints hold no memory and leave it as it is."""
-        if not learned.record:
-            own = {name: value for name, value in self.state_dict().items() if name.startswith(tuple(self._memories))}
-            learned = replace(learned, state={**own, **learned.state})
-        super().load_weights(learned)
-
     def _restore(self, learned: LearnedWeights) -> None:
-        """Make room for what a file holds of images, then take over what it says."""
+        """Make room for what a file holds of images, then take over what it says.
+
+        A memory that the file holds no image of, as those of the papers' code, stays as it is, and so does one that is
+        to be filled anew with other features.
+        """
         for prefix, memory in self._memories.items():
+            unfit = self.draws_anew and not memory.fits(learned.state, prefix)
+            if unfit or not memory.is_filled_by(learned.state, prefix):
+                for name in [name for name in learned.state if name.startswith(prefix)]:
+                    del learned.state[name]
+                learned.state.update(memory.state_dict(prefix=prefix))
             memory.make_room(learned.state, prefix)
         super()._restore(learned)
+
+    @property
+    def draws_anew(self) -> bool:
+        """Whether images are chosen where a file's are not those that are wanted."""
+        return False
 
     @property
     def _memories(self) -> dict[str, ImageMemory]:

@@ -79,7 +79,7 @@ class ClipZooModule(WholeExports):
     # Arguments of a run, not of what it makes: they do not come back with weights.
     OF_THE_RUN: ClassVar[frozenset[str]] = frozenset(
         {
-            *("weights", "fine_tune", "k_shot", "few_shot_source", "seed"),
+            *("weights", "fine_tune", "seed"),
             *("feature_cache", "cache_size", "cache_dtype", "cache_variants"),
         }
     )

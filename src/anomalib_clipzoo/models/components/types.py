@@ -20,6 +20,7 @@ from jsonargparse.typing import (
 
 if TYPE_CHECKING:
     Share = float
+    PositiveShare = float
     Rate = float
     Count = int
     CountFrom0 = int
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     Spread = float
 else:
     Share = ClosedUnitInterval
+    PositiveShare = restricted_number_type("PositiveShare", float, [(">", 0), ("<=", 1)])
     Rate = OpenUnitInterval
     Count = PositiveInt
     CountFrom0 = NonNegativeInt

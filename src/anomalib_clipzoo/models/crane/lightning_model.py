@@ -20,6 +20,7 @@ from anomalib_clipzoo.models.components.arguments import AUTO
 from anomalib_clipzoo.models.components.feature_cache import CACHE_SIZE, CacheDtype
 from anomalib_clipzoo.models.components.types import (
     Count,
+    CountFrom0,
     ImageSize,
     Layers,
     Name,
@@ -27,6 +28,7 @@ from anomalib_clipzoo.models.components.types import (
     PixelMean,
     PixelSpread,
     PositiveNumber,
+    PositiveShare,
     Rate,
     Share,
     Sigma,
@@ -81,6 +83,19 @@ class Crane(PromptLearner, AnomalibModule):
         quick_gelu: Whether CLIP runs with QuickGELU. [yes, as OpenAI's weights were trained with]
         mean: Mean of red, green and blue, 0..1, that images are normalised by. [the pretrained tag's, else OpenAI's]
         std: Their standard deviation. [the pretrained tag's, else OpenAI's]
+        k_shot: Number of normal reference images of each category. 0 goes without, unless ``weights`` hold some.
+        few_shot_source: Folder of normal images to choose the references from, with or without a subfolder for each
+            category. ``None``: the datamodule's normal training images.
+        seed: Seed of the choice of references; nothing else depends on it.
+        reference_layers: Image blocks whose patch tokens, of CLIP's own stream, are compared with the references'. [the
+            same as ``layers``]
+        reference_weight: Share of the references in map and score, 0..1. [0.5]
+        coreset_ratio: Share of the references' positions that is kept, above 0, to 1, chosen so that each one left out
+            has one kept near it (k-center greedy). [all]
+        reference_block: How many positions of references are compared at once, which bounds the memory. [2048]
+        rotate_references: Whether references are kept turned by 90, 180 and 270 degrees, too, for parts that lie any
+            way round.
+        allow_overlap: Whether ``few_shot_source`` may hold test images.
         lr: Learning rate.
         local_weight: Weight of the maps' losses, averaged over layers. The reference code has 2 for each of four.
         image_weight: Weight of the images' loss.
@@ -136,6 +151,15 @@ class Crane(PromptLearner, AnomalibModule):
         quick_gelu: bool | None = None,
         mean: PixelMean | None = None,
         std: PixelSpread | None = None,
+        k_shot: CountFrom0 = 0,
+        few_shot_source: str | Path | None = None,
+        seed: int = 0,
+        reference_layers: Layers | None = None,
+        reference_weight: Share | None = None,
+        coreset_ratio: PositiveShare | None = None,
+        reference_block: Count | None = None,
+        rotate_references: bool = False,
+        allow_overlap: bool = False,
         lr: PositiveNumber = 1e-3,
         local_weight: NonNegativeNumber = LOCAL_WEIGHT,
         image_weight: NonNegativeNumber = IMAGE_WEIGHT,

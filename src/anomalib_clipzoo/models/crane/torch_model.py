@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.precision import compare, unit
+from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT
 from anomalib_clipzoo.clip import Backbone
 from anomalib_clipzoo.models.anomaly_clip.dual_path import LocalAttention
 from anomalib_clipzoo.models.anomaly_clip.prompting import (
@@ -60,6 +61,11 @@ class CraneModel(AnomalyClipModel):
         upsampling: How the maps come to the image's resolution in training: "nearest", a block for each patch, or
             "bilinear".
         sigma: Gaussian smoothing of the map in pixels; ``None`` for 4 of 518, scaled by height.
+        reference_layers: Image blocks after which patches of CLIP's own stream are compared with those of references;
+            ``None`` for ``layers``.
+        reference_weight: Share of the references in map and score, 0..1.
+        coreset_ratio: Share of the references' positions that is kept; ``None`` for all.
+        reference_block: How many positions of references are compared at once, which bounds the memory.
 
     Raises:
         ValueError: If layers or prompts do not fit the backbone.
@@ -85,6 +91,10 @@ class CraneModel(AnomalyClipModel):
         soft_mean: bool = True,
         upsampling: Upsampling = "nearest",
         sigma: float | None = None,
+        reference_layers: Sequence[int] | None = None,
+        reference_weight: float = REFERENCE_WEIGHT,
+        coreset_ratio: float | None = None,
+        reference_block: int = REFERENCE_BLOCK,
     ) -> None:
         super().__init__(
             backbone,
@@ -100,17 +110,21 @@ class CraneModel(AnomalyClipModel):
             half_prompts=half_prompts,
             image_token=image_token,
             sigma=sigma,
+            reference_layers=reference_layers,
+            reference_weight=reference_weight,
+            coreset_ratio=coreset_ratio,
+            reference_block=reference_block,
         )
         self.image_token_at_test = image_token_at_test and image_token != "none"
         self.scorebase_pooling = scorebase_pooling
         self.soft_mean = soft_mean
         self.upsampling = upsampling
 
-    def image_features(self, images: torch.Tensor) -> ImageFeatures:
+    def image_features(self, images: torch.Tensor, taps: Sequence[int] = ()) -> ImageFeatures:
         """Run both streams of the image tower on images ``(B, 3, H, W)``; the image feature is CLIP's own."""
         vision = self.backbone.vision
-        class_token, local = self.dual_path(vision, images)
-        return ImageFeatures(unit(vision.project(class_token)), self.project_patches(local))
+        class_token, local, own = self.dual_path(vision, images, taps)
+        return ImageFeatures(unit(vision.project(class_token)), self.project_patches(local), own)
 
     def encode_text_for(self, features: ImageFeatures) -> torch.Tensor:
         """Text features of (normal, abnormal) from prompts that see each image, unit length, ``(B, 2, E)``."""

@@ -15,7 +15,7 @@ from torch import nn
 from anomalib_clipzoo.clip import Backbone, quarter_layers
 from anomalib_clipzoo.models.components.arguments import AUTO, defaults_of
 from anomalib_clipzoo.models.components.feature_cache import CACHE_SIZE, CacheDtype
-from anomalib_clipzoo.models.components.module import ClipZooModule
+from anomalib_clipzoo.models.components.few_shot import FewShotModule
 from anomalib_clipzoo.models.components.types import (
     Count,
     CountFrom0,
@@ -26,6 +26,7 @@ from anomalib_clipzoo.models.components.types import (
     PixelMean,
     PixelSpread,
     PositiveNumber,
+    PositiveShare,
     Rate,
     Share,
     Sigma,
@@ -41,7 +42,7 @@ from .torch_model import Branch, VcpClipModel
 ADAM_BETAS = (0.5, 0.999)
 
 
-class VcpClip(ClipZooModule, AnomalibModule):
+class VcpClip(FewShotModule, AnomalibModule):
     """VCP-CLIP: visual context prompting for zero-shot anomaly segmentation (ECCV 2024, arXiv 2407.12276).
 
     It learns on one dataset's annotated images and is used on products that it never saw. Without annotated anomalies
@@ -71,6 +72,19 @@ class VcpClip(ClipZooModule, AnomalibModule):
         quick_gelu: Whether CLIP runs with QuickGELU. [no: the reference code runs OpenAI's weights with the exact GELU]
         mean: Mean of red, green and blue, 0..1, that images are normalised by. [the pretrained tag's, else OpenAI's]
         std: Their standard deviation. [the pretrained tag's, else OpenAI's]
+        k_shot: Number of normal reference images of each category. 0 goes without, unless ``weights`` hold some.
+        few_shot_source: Folder of normal images to choose the references from, with or without a subfolder for each
+            category. ``None``: the datamodule's normal training images.
+        seed: Seed of the choice of references; nothing else depends on it.
+        reference_layers: Image blocks whose patch tokens, as CLIP has them, are compared with the references'. [the
+            same as ``layers``]
+        reference_weight: Share of the references in map and score, 0..1. [0.5]
+        coreset_ratio: Share of the references' positions that is kept, above 0, to 1, chosen so that each one left out
+            has one kept near it (k-center greedy). [all]
+        reference_block: How many positions of references are compared at once, which bounds the memory. [2048]
+        rotate_references: Whether references are kept turned by 90, 180 and 270 degrees, too, for parts that lie any
+            way round.
+        allow_overlap: Whether ``few_shot_source`` may hold test images.
         lr: Learning rate: 4e-5 in the paper's code when learning on VisA, 2e-5 on MVTec AD.
         temperature_lr: Learning rate of the two temperatures.
         augment: Whether training images are rotated, recoloured, blurred and made noisy, as in the reference code; see
@@ -141,6 +155,15 @@ class VcpClip(ClipZooModule, AnomalibModule):
         quick_gelu: bool | None = None,
         mean: PixelMean | None = None,
         std: PixelSpread | None = None,
+        k_shot: CountFrom0 = 0,
+        few_shot_source: str | Path | None = None,
+        seed: int = 0,
+        reference_layers: Layers | None = None,
+        reference_weight: Share | None = None,
+        coreset_ratio: PositiveShare | None = None,
+        reference_block: Count | None = None,
+        rotate_references: bool = False,
+        allow_overlap: bool = False,
         lr: PositiveNumber = 4e-5,
         temperature_lr: NonNegativeNumber = 0.01,
         augment: bool = True,

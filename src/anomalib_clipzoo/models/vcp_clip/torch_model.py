@@ -8,6 +8,7 @@ https://arxiv.org/abs/2407.12276. Where paper and published code differ, this fo
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,8 +16,11 @@ from anomalib.data import InferenceBatch
 from torch import nn
 
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, top_mean, upsample
+from anomalib_clipzoo.anomaly.patch_references import Patches, PatchReferences, raw_patches, tapped_patches
 from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.projections import PatchProjections
+from anomalib_clipzoo.anomaly.prompts import check_count
+from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT, Reference
 from anomalib_clipzoo.clip import Backbone
 
 from .post_vcp import PostVcp, inverse_temperature
@@ -60,6 +64,10 @@ class VcpClipModel(nn.Module):
         test_abnormal_prompts: Other sentences for testing.
         top_pixels: How many of the largest pixels make the image score; ``None``: 2,000 of 518 x 518, scaled by area.
         sigma: Gaussian smoothing of the map in pixels; ``None`` for 8 of 518, scaled by height.
+        reference_layers: Image blocks whose patch tokens are compared with those of references; ``None``: ``layers``.
+        reference_weight: Share of the references in map and score, 0..1.
+        coreset_ratio: Share of the references' positions that is kept; ``None`` for all.
+        reference_block: How many positions of references are compared at once, which bounds the memory.
 
     Raises:
         ValueError: If layers, prompts or widths do not fit the backbone.
@@ -81,6 +89,10 @@ class VcpClipModel(nn.Module):
         test_abnormal_prompts: Sequence[str] | None = None,
         top_pixels: int | None = None,
         sigma: float | None = None,
+        reference_layers: Sequence[int] | None = None,
+        reference_weight: float = REFERENCE_WEIGHT,
+        coreset_ratio: float | None = None,
+        reference_block: int = REFERENCE_BLOCK,
     ) -> None:
         super().__init__()
         vision, text, joint = backbone.vision, backbone.text, backbone.embed_dim
@@ -105,6 +117,13 @@ class VcpClipModel(nn.Module):
             msg = f"top_pixels {self.top_pixels} is more than the {height * width} pixels of an image."
             raise ValueError(msg)
         self.smoothing = GaussianSmoothing((height, width), SIGMA * height / PAPER_SIZE if sigma is None else sigma)
+        self.references = PatchReferences(
+            vision,
+            self.layers if reference_layers is None else reference_layers,
+            reference_weight,
+            coreset_ratio=coreset_ratio,
+            block=reference_block,
+        )
 
     def encode_text(self, image_features: torch.Tensor) -> torch.Tensor:
         """Text features of (normal, abnormal) for each image, unit length: ``(B, E)`` to ``(B, 2, E)``."""
@@ -122,8 +141,10 @@ class VcpClipModel(nn.Module):
 
     def frozen_features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Run the frozen image tower on images ``(B, 3, H, W)``: features ``(B, E)`` and patches ``(B, K, N, D)``."""
-        image_features, tokens = self.backbone.vision(images, self.layers)
-        return {"image": image_features, "patches": torch.stack(tokens)[:, :, 1:].transpose(0, 1)}
+        return self._own(*tapped_patches(self.backbone.vision, images, self.layers))
+
+    def _own(self, image: torch.Tensor, patches: Patches) -> dict[str, torch.Tensor]:
+        return {"image": image, "patches": torch.stack([patches[layer] for layer in self.layers], dim=1)}
 
     def layer_maps(self, images: torch.Tensor) -> LayerMaps:
         """Compute the anomaly probability of every layer and branch.
@@ -143,31 +164,44 @@ class VcpClipModel(nn.Module):
 
     def _probabilities(self, logits: torch.Tensor | None) -> torch.Tensor | None:
         """Upsample logits ``(K, B, N, 2)``, then take the abnormal share: ``(K, B, H, W)``."""
-        if logits is None:
-            return None
-        vision = self.backbone.vision
-        return upsample(abnormal_logit(logits), vision.grid, vision.image_size, align_corners=True).sigmoid()
+        return None if logits is None else self._upsample(abnormal_logit(logits)).sigmoid()
 
-    def branch_maps(self, images: torch.Tensor) -> list[tuple[float, torch.Tensor]]:
+    def _upsample(self, patches: torch.Tensor) -> torch.Tensor:
+        """Bring values of patches ``(K, B, N)`` to the image's resolution, ``(K, B, H, W)``."""
+        vision = self.backbone.vision
+        return upsample(patches, vision.grid, vision.image_size, align_corners=True)
+
+    def _smooth(self, patches: torch.Tensor) -> torch.Tensor:
+        return self.smoothing(self._upsample(patches))
+
+    def branch_maps(self, maps: LayerMaps) -> list[tuple[float, torch.Tensor]]:
         """Return each branch's weight in the fused map and its mean over layers, ``(B, H, W)``."""
-        base, post = self.layer_maps(images)
+        base, post = maps
         weighted = [(self.base_weight, base), (1 - self.base_weight, post)]
         return [(weight, maps.mean(dim=0)) for weight, maps in weighted if maps is not None]
 
-    def forward(self, images: torch.Tensor) -> InferenceBatch:
+    def remember(self, images: torch.Tensor, references: Sequence[Reference]) -> None:
+        """Make normal images ``(K, 3, H, W)`` references, one at a time; they are normalised as test images are."""
+        self.references.add(references, images, partial(raw_patches, self.backbone.vision))
+
+    def forward(self, images: torch.Tensor, categories: Sequence[str | None] = (None,)) -> InferenceBatch:
         """Detect and segment anomalies.
 
         Args:
             images: Normalised images, ``(B, 3, H, W)``.
+            categories: Whose references each image is compared with, or one for all.
 
         Returns:
             Image scores ``(B,)`` and anomaly maps ``(B, H, W)``, all 0..1. The score is the mean of the largest pixels
             of each branch's map before smoothing, both branches alike; the map weighs the branches and is smoothed.
+            References weigh in on both.
         """
-        maps = self.branch_maps(images)
+        check_count(categories, images, "categories")
+        image, patches = tapped_patches(self.backbone.vision, images, (*self.layers, *self.references.taps))
+        maps = self.branch_maps(self.layer_maps_of(self._own(image, patches)))
         score = torch.stack([top_mean(branch, self.top_pixels) for _, branch in maps]).mean(dim=0)
         fused = torch.stack([weight * branch for weight, branch in maps]).sum(dim=0)
-        return InferenceBatch(pred_score=score, anomaly_map=self.smoothing(fused))
+        return self.references.weigh_in(score, self.smoothing(fused), patches, categories, self._smooth)
 
 
 def _check(branch: str, prompt_len: int, deep_prompt_len: int, joint: int, text_width: int) -> None:

@@ -24,7 +24,9 @@ from anomalib_clipzoo.models.components.types import (
     PixelMean,
     PixelSpread,
     PositiveNumber,
+    PositiveShare,
     Rate,
+    Share,
     Words,
 )
 from anomalib_clipzoo.results.predictions import Predictions
@@ -70,6 +72,13 @@ class WinClipPlus(FewShotModule, AnomalibModule):
         few_shot_source: Folder of normal images to choose the references from, with or without a subfolder for each
             category. ``None``: the datamodule's normal training images.
         seed: Seed of the choice of references; nothing else depends on it.
+        reference_weight: Share of the references in map and score, 0..1. [0.5, the paper's plain mean]
+        coreset_ratio: Share of the references' positions that is kept, above 0, to 1, chosen so that each one left out
+            has one kept near it (k-center greedy). [all]
+        reference_block: How many positions of references are compared at once, which bounds the memory. [2048]
+        rotate_references: Whether references are kept turned by 90, 180 and 270 degrees, too, for parts that lie any
+            way round.
+        allow_overlap: Whether ``few_shot_source`` may hold test images.
         window_batch: Windows that go through the transformer at once, which bounds the memory. [128]
         precision: Precision of the image tower: "float32", "bfloat16" (fast) or "float16". ["float32"]
         quick_gelu: Whether CLIP runs with QuickGELU, which OpenAI's weights were trained with and LAION's were
@@ -119,6 +128,11 @@ class WinClipPlus(FewShotModule, AnomalibModule):
         k_shot: CountFrom0 = 0,
         few_shot_source: str | Path | None = None,
         seed: int = 0,
+        reference_weight: Share | None = None,
+        coreset_ratio: PositiveShare | None = None,
+        reference_block: Count | None = None,
+        rotate_references: bool = False,
+        allow_overlap: bool = False,
         window_batch: Count | None = None,
         precision: Precision | None = None,
         quick_gelu: bool | None = None,

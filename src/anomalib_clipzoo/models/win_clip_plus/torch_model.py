@@ -14,16 +14,16 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_clipzoo.anomaly.maps import abnormal_logit, upsample
+from anomalib_clipzoo.anomaly.maps import abnormal_logit, upsample, weighted_mean
 from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.prompts import DEFAULT_CLASS_NAME, check_count
-from anomalib_clipzoo.anomaly.references import Reference, ReferenceMemory
+from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, Reference, ReferenceMemory
 from anomalib_clipzoo.anomaly.text_cache import TextCache
 from anomalib_clipzoo.clip import Backbone
 
 from .prompting import PromptEnsemble
 from .scores import VARIANTS, Variant
-from .windows import WindowEncoder, WindowPooling, check_scales, harmonic_mean, window_patches
+from .windows import WindowEncoder, WindowPooling, check_scales, harmonic_mean, weighted_harmonic_mean, window_patches
 
 PATCHES = "patches"
 WINDOW_BATCH = 128
@@ -57,6 +57,9 @@ class WinClipPlusModel(nn.Module):
         window_batch: Windows that go through the transformer at once, which bounds the memory.
         precision: Precision of the image tower: "float32", "bfloat16" or "float16". Scores are always computed in
             float32.
+        reference_weight: Share of the references in map and score, 0..1; a half makes the paper's plain means.
+        coreset_ratio: Share of the references' positions that is kept; ``None`` for all.
+        reference_block: How many positions of references are compared at once, which bounds the memory.
 
     Raises:
         ValueError: If scales, stride, prompts or precision are unfit.
@@ -72,6 +75,9 @@ class WinClipPlusModel(nn.Module):
         tidy: bool = False,
         window_batch: int = WINDOW_BATCH,
         precision: Precision = "float32",
+        reference_weight: float = 0.5,
+        coreset_ratio: float | None = None,
+        reference_block: int = REFERENCE_BLOCK,
     ) -> None:
         super().__init__()
         if precision not in PRECISIONS:
@@ -92,7 +98,8 @@ class WinClipPlusModel(nn.Module):
         }
         if variant.patch_term != "none":
             shapes[PATCHES] = (grid[0] * grid[1], backbone.vision.width)
-        self.references = ReferenceMemory(shapes)
+        self.references = ReferenceMemory(shapes, coreset_ratio=coreset_ratio, block=reference_block)
+        self.reference_weight = reference_weight
         self.texts = TextCache()
 
     def encode(self, images: torch.Tensor, *, with_patches: bool) -> Features:
@@ -214,7 +221,7 @@ class WinClipPlusModel(nn.Module):
         if few_shot:
             distances = self.reference_map(features, self.references.resolve(categories))
             grid_map = self.fuse(grid_map, distances)
-            score = (score + distances.amax(dim=1)) / 2
+            score = weighted_mean(score, distances.amax(dim=1), self.reference_weight)
         vision = self.backbone.vision
         anomaly_map = upsample(grid_map[:, None], vision.grid, vision.image_size, align_corners=False)[:, 0]
         anomaly_map = anomaly_map.clamp(0, 1)  # interpolation rounds
@@ -223,6 +230,6 @@ class WinClipPlusModel(nn.Module):
         return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
 
     def fuse(self, text_map: torch.Tensor, reference_map: torch.Tensor) -> torch.Tensor:
-        """Average the text's and the references' maps, ``(B, N)`` each."""
-        maps = torch.stack([text_map, reference_map])
-        return maps.mean(dim=0) if self.variant.fusion == "arithmetic" else harmonic_mean(maps)
+        """Average the text's and the references' maps, ``(B, N)`` each, by their weights."""
+        mean = weighted_mean if self.variant.fusion == "arithmetic" else weighted_harmonic_mean
+        return mean(text_map, reference_map, self.reference_weight)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from anomalib_clipzoo.anomaly.maps import weighted_mean
 from anomalib_clipzoo.anomaly.precision import FullPrecisionBuffers, full_precision
 from anomalib_clipzoo.clip import VisionTower
 from anomalib_clipzoo.clip.attention import attend, feed_forward, project_qkv, residual_block, single_token_block
@@ -101,6 +102,13 @@ class WindowPooling(FullPrecisionBuffers):
 def harmonic_mean(values: torch.Tensor) -> torch.Tensor:
     """Harmonic mean over the first axis of values of 0..1; one 0 makes it 0."""
     return (1 / (1 / values.clamp(min=SMALLEST)).mean(dim=0)).clamp(max=1)
+
+
+@full_precision
+def weighted_harmonic_mean(some: torch.Tensor, others: torch.Tensor, weight: float) -> torch.Tensor:
+    """Harmonic mean of values of 0..1 and of others, which have so much of the weight."""
+    some, others = some.clamp(min=SMALLEST), others.clamp(min=SMALLEST)
+    return (1 / weighted_mean(1 / some, 1 / others, weight)).clamp(max=1)
 
 
 class WindowEncoder(nn.Module):

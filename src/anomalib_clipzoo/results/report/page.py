@@ -20,7 +20,7 @@ from anomalib_clipzoo.results.report.beside import published_beside
 from anomalib_clipzoo.results.report.comparison import SHOWN_DIGITS, Comparison, Spread
 from anomalib_clipzoo.results.report.gallery import Gallery
 from anomalib_clipzoo.results.report.runs import Run
-from anomalib_clipzoo.results.run_record import describe_origin, now
+from anomalib_clipzoo.results.run_record import describe_origin, describe_references, now
 from anomalib_clipzoo.tables import MEAN, escape_latex, escape_markdown, label_of, write_whole
 
 COMPARED = {"kind", "threshold", "of raw scores", "fitted on"}
@@ -143,6 +143,7 @@ def _details(run: Run, packages: set[str]) -> dict[str, str]:
         "seed": ", ".join(map(str, run.seeds)),
         "epochs": str(record.epochs),
         "weights": ", ".join(f"{path} ({content[:SHOWN_DIGITS]})" for path, content in record.weights.items()),
+        "references": describe_references(record.references),
         "threshold": digits(thresholds.get("image")),
         "of raw scores": digits(thresholds.get("raw_image")),
         "fitted on": describe_origin(thresholds["fitted_on"]) if thresholds.get("fitted_on") else "",
