@@ -140,6 +140,8 @@ def test_choices_of_references_are_seeds_too(tmp_path):
         write_run(tmp_path / f"no shots, {seed}", SCORES, arguments={"k_shot": 0, "seed": seed})
     runs = find_runs([tmp_path])
     assert [run.seeds for run in runs] == [(7, 1), (7, 2), (7,), (7,)]
+    (sets,) = find_runs([write_run(tmp_path / "of sets" / "run", SCORES, arguments={"seed": 3})])
+    assert sets.seeds == (7, 3)
     assert runs[1].name == "VcpClip on ToyAD, seed 7 and 2"
     assert [(one.name, len(one.runs)) for one in configurations_of(runs)] == [
         ("VcpClip on ToyAD (k_shot 4)", 2),

@@ -22,7 +22,7 @@ EARLIER_FOLDER = "earlier"
 METRIC_PREFIXES = ("image_", "pixel_")
 BENCHMARK_COLUMNS = ("model.class_path", "data.class_path", "seed")
 SEED_ARGUMENT = "seed"
-"""Argument of models with references: the seed of their choice, on which nothing else depends."""
+"""Argument of models that choose images at random, as references, for a pool or for sets."""
 
 Figures = dict[str, dict[str, float]]
 """Figures in 0..1 by category and name; the last category may be ``"mean"``."""
@@ -60,9 +60,9 @@ class Run:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The run's seed, and that of the choice of references where there are any."""
+        """The run's seed, and that of the model's choice of images where it chooses any."""
         arguments = self.record.arguments
-        seeds = (self.record.seed, arguments.get(SEED_ARGUMENT) if arguments.get("k_shot") else None)
+        seeds = (self.record.seed, arguments.get(SEED_ARGUMENT) if arguments.get("k_shot", True) else None)
         return tuple(seed for seed in seeds if seed is not None)
 
     @property
