@@ -230,7 +230,7 @@ class ImageMemory(FullPrecisionBuffers):
 class ReferenceMemory(ImageMemory):
     """Features of normal images, of unit length, with the distances of others to the nearest of them.
 
-    They are kept in half precision; cosines then are off by some 1e-5.
+    They are kept in half precision, for which an image is up to 1e-4 away from itself.
 
     Args:
         shapes: For each kind of features, positions N and width D.
