@@ -12,7 +12,7 @@ def app(
     model: str = "WinClipPlus",
     weights: str | None = None,
     backbone: str = "toy",
-    class_name: str = "object",
+    class_name: str = "",
     host: Literal["127.0.0.1", "0.0.0.0"] = "127.0.0.1",
     port: int = 7860,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -29,8 +29,10 @@ def app(
     Args:
         model: Model that the page begins with.
         weights: File that it begins with: a checkpoint, learned weights or an exported model.
-        backbone: CLIP that it begins with: an open_clip name or "toy".
-        class_name: Words for what images show that it begins with.
+        backbone: CLIP that it begins with: an open_clip name or "toy", and after a comma its pretrained tag or file of
+            weights, if these are not to be the paper's: "ViT-L-14-336, openai".
+        class_name: Words for what images show that it begins with; where there are none, those of the weights, else
+            "object".
         host: Address that it listens at: this machine alone, or all of its networks. Who sees the page can have the
             program read any file as weights.
         port: Port that it listens at, from 1024.

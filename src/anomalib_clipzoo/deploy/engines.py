@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -133,9 +134,11 @@ def score_with_ray(
     """
     import ray
 
-    ray.init(address=address, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends statistics unless told otherwise
+    ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         machines = ray.cluster_resources()
         gpus, cores = machines.get("GPU", 0), machines.get("CPU", 1)
         on_gpu = gpus > 0 and model.accelerator != "cpu"

@@ -57,11 +57,13 @@ def make_page(start: Start, trial: Trial) -> gr.Blocks:
             with gr.Column():
                 with gr.Row():
                     model = gr.Dropdown(models, value=start.model, label="Model", elem_id="model")
-                    backbone = gr.Textbox(start.backbone, label="CLIP (open_clip name, or toy)", elem_id="backbone")
+                    backbone = gr.Textbox(start.backbone, label="CLIP (weights know theirs)", elem_id="backbone")
                 with gr.Row():
-                    words = gr.Textbox(start.class_name, label="What the images show", elem_id="words")
+                    words = gr.Textbox(
+                        start.class_name, label="What they show (exported files know it)", elem_id="words"
+                    )
                     weights = gr.Textbox(
-                        start.weights or "", label="File of weights on this machine (may be empty)", elem_id="weights"
+                        start.weights or "", label="File of weights on this machine, or none", elem_id="weights"
                     )
                 images = _gallery("Images to judge", "images")
                 references = _gallery(f"Normal images to compare with (none, or up to {MOST_REFERENCES})", "references")

@@ -36,7 +36,8 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns of the table, under the names of those of ``predictions.csv``."""
-RECORD = "score.json"
+RECORD = "_score.json"
+"""Programs that read a folder of Parquet files leave out what begins like this."""
 
 
 @dataclass(frozen=True)

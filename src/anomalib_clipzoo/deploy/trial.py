@@ -20,7 +20,7 @@ from anomalib_clipzoo.clip.backbone import TOY
 from anomalib_clipzoo.data.toy import ensure_category
 from anomalib_clipzoo.deploy.answers import draw_overlay, to_answer
 from anomalib_clipzoo.deploy.decoding import decode_image
-from anomalib_clipzoo.deploy.scorer import LEARNED, Finding, Scorer, load_scorer, model_class
+from anomalib_clipzoo.deploy.scorer import EXPORTED, LEARNED, TORCH, Finding, Scorer, load_scorer, model_class
 from anomalib_clipzoo.results.rows import LABELS
 
 MOST_REFERENCES = 8
@@ -36,7 +36,7 @@ class Choice:
     Attributes:
         model: Name of the model's class.
         weights: A file, empty for none.
-        backbone: An open_clip name or "toy".
+        backbone: An open_clip name or "toy", and after a comma its tag or file, if not the paper's.
         class_name: Words for what images show.
         references: Files of normal images to compare with.
     """
@@ -84,15 +84,17 @@ class Trial:
         Raises:
             ValueError: If that cannot be done; the message says why.
         """
-        if choice.weights and Path(choice.weights).suffix not in LEARNED:
+        kind = Path(choice.weights).suffix
+        if kind in {TORCH, *EXPORTED}:
             if choice.references:
                 msg = "An exported model takes no reference images: what it compares with is in it."
                 raise ValueError(msg)
             return load_scorer(choice.weights, device=self.device)
         taken = inspect.signature(model_class(choice.model)).parameters
         arguments: dict = {}
-        if not choice.weights:
-            arguments["backbone"] = choice.backbone
+        if kind not in LEARNED:  # which say what they were learned on
+            name, _, pretrained = (part.strip() for part in choice.backbone.partition(","))
+            arguments |= {"backbone": name, **({"pretrained": pretrained} if pretrained else {})}
         if choice.class_name and "class_name" in taken:
             arguments["class_name"] = choice.class_name
         if choice.references:
