@@ -11,4 +11,4 @@ pytestmark = pytest.mark.slow
 
 
 class TestQuickstart(QuickstartCommands):
-    model, pixel_auroc, image_auroc = "AdaClip", 0.88, 0.75
+    model, floors = "AdaClip", {"pixel_AUROC": 0.88, "image_AUROC": 0.75}

@@ -11,5 +11,5 @@ pytestmark = pytest.mark.slow
 
 
 class TestQuickstart(QuickstartCommands):
-    model, pixel_auroc, image_auroc = "Crane", 0.905, 0.84
+    model, floors = "Crane", {"pixel_AUROC": 0.905}  # image scores are 0.86 before learning
     gain = 0.015  # three attentions by themselves come to 0.89, whatever the seed

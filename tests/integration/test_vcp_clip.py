@@ -25,7 +25,7 @@ SMALL = [
 
 
 class TestQuickstart(QuickstartCommands):
-    model, pixel_auroc, image_auroc = "VcpClip", 0.90, 0.80
+    model, floors = "VcpClip", {"pixel_AUROC": 0.90, "image_AUROC": 0.80}
 
 
 def test_it_leaves_heatmaps_metrics_and_weights(train_quickstart):

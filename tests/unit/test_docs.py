@@ -4,6 +4,7 @@
 """What README and docs say of files, versions and commands is so."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,11 @@ def commands(text: str) -> set[str]:
 def test_links_lead_to_files(page):
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_what_the_papers_protocols_take_is_what_the_script_computes():
+    table = runpy.run_path(str(TOP / "benchmarks" / "protocols.py"))["table"]
+    assert table() in (TOP / "docs" / "protocols.md").read_text(encoding="utf-8")
 
 
 def test_versions_in_the_readme_are_those_that_are_asked_for():

@@ -56,7 +56,7 @@ def _unfit(value: torch.Tensor) -> str:
         return "is sparse, nested, without values, or has fewer of them than its shape says"
     if not value.is_floating_point():
         return f"is of {value.dtype}, not of floating-point numbers"
-    return "" if value.float().isfinite().all() else "has values that are NaN or infinite"
+    return "" if value.float().isfinite().all() else "has values that are NaN or infinite (training may have diverged)"
 
 
 def _is_plain(value: Any) -> bool:

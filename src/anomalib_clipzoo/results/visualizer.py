@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, resize, to_dtype, to_image
 
-from anomalib_clipzoo.plugin.patches.images import image_paths
+from anomalib_clipzoo.plugin.patches.images import common_folder, image_paths
 from anomalib_clipzoo.results.folder_images import problems_of
 from anomalib_clipzoo.results.images import read_image
 from anomalib_clipzoo.results.rows import LABELS, Thresholds
@@ -244,10 +244,7 @@ def common_root(paths: Sequence[str], name: str | None = None) -> Path | None:
         The folder that all of them are in, if it bears the dataset's name, else the folder around it, so that the
         folder's name is kept; ``None`` if they have none in common.
     """
-    if not paths:
-        return None
-    try:
-        folder = Path(os.path.commonpath({os.path.dirname(os.path.abspath(path)) for path in paths}))  # noqa: PTH100, PTH120
-    except ValueError:  # several drives
+    folder = common_folder(os.path.dirname(os.path.abspath(path)) for path in paths)  # noqa: PTH100, PTH120
+    if folder is None:
         return None
     return folder if name and folder.name.lower() == name.lower() else folder.parent

@@ -26,6 +26,38 @@ MISTAKES = {
 }
 
 
+WRONG_TYPES = {
+    "number": (
+        ("test", *VCP, "--model.sigma", "-1", *TOY),
+        "model.sigma=-1: it must be a number v with v>=0 and v<=4096",
+    ),
+    "list": (("test", *VCP, "--model.layers", "all", *TOY), "model.layers=all: it must be a list"),
+    "word": (
+        ("test", *VCP, "--model.branch", "x", *TOY),
+        "model.branch=x: it must be one of 'fused', 'base', 'post'",
+    ),
+    "unknown argument": (
+        ("test", *VCP, "--model.sigmaa", "1", *TOY),
+        "model VcpClip: there is no argument 'sigmaa'",
+    ),
+    "unknown class": (
+        ("test", "--model", "VcpClp", *TOY),
+        "model=VcpClp: there is no such class, or it is another kind of thing",
+    ),
+    "data": (
+        ("test", *VCP, "--data", "ToyAD", "--data.num_workers", "many"),
+        "data.num_workers: it must be of the type int, not many",
+    ),
+    "trainer": (
+        ("test", *VCP, *TOY, "--trainer.max_epochs", "x"),
+        "trainer.max_epochs=x: it must be of the type int",
+    ),
+    "file": (("test", "--config", "own.yaml"), "model.sigma=wide: could not convert string to float: 'wide'"),
+    "no file": (("test", "--config", "no.yaml"), None),
+    "cut file": (("test", "--config", "cut.yaml"), None),
+}
+
+
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -59,6 +91,26 @@ def test_mistake_in_an_argument_is_one_line(mistake, run):
     assert end.value.code.startswith("Error: ")
     assert cause in end.value.code
     assert "\n" not in end.value.code
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("mistake", WRONG_TYPES)
+def test_what_the_parser_finds_is_one_line(mistake, run, capfd, tmp_path):
+    (tmp_path / "own.yaml").write_text("model:\n  class_path: VcpClip\n  init_args:\n    sigma: wide\n")
+    (tmp_path / "cut.yaml").write_text("model: [\n")
+    arguments, line = WRONG_TYPES[mistake]
+    capfd.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        run(*arguments)
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said == f"Error: {line}" if line else said.startswith("Error: ")
+
+
+def test_anomalib_says_all_types_that_do_not_fit(run, capfd, monkeypatch):
+    monkeypatch.setenv(command.TRACEBACK, "1")
+    with pytest.raises(SystemExit, match="2"):
+        run("test", *VCP, "--model.sigma", "-1", *TOY)
+    assert len(capfd.readouterr().err.splitlines()) > 10
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -109,13 +161,14 @@ def test_each_line_of_the_log_once(patched, unpatched, capfd, monkeypatch):
     if not patched:
         unpatched(cli, "configure_logger")
     cli.configure_logger()
-    logging.getLogger("anomalib.test").info("a line of anomalib")
+    logging.getLogger("anomalib.test").info("a line of anomalib, part [/A]")
     lightnings.info("a line of Lightning")
     captured = capfd.readouterr()
     lines = [line for line in (captured.out + captured.err).splitlines() if "a line of" in line]
     assert len(lines) == (2 if patched else 4)
+    assert sum("part [/A]" in line for line in lines) == len(lines) // 2  # nobody takes it for rich's markup
     if patched:
-        assert lines[0].endswith("anomalib.test - INFO - a line of anomalib")
+        assert lines[0].endswith("anomalib.test - INFO - a line of anomalib, part [/A]")
         assert lines[1].endswith("lightning.pytorch - INFO - a line of Lightning")
 
 

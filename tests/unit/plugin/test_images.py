@@ -97,7 +97,8 @@ def test_two_datasets_of_one_name_are_kept_apart():
 
 
 def test_common_folder():
-    assert images.common_folder(["/a/b", "/a/b"]) is None
+    assert images.common_folder([]) is None
+    assert images.common_folder(["/a/b", "/a/b"]) == Path("/a/b")
     assert images.common_folder(["/a/b/c", "/a/b", "/a/b/d/e"]) == Path("/a/b")
     assert images.common_folder(["a/b", "a/c"]) == Path("a")
     assert images.common_folder(["/a/b", "a/c"]) is None

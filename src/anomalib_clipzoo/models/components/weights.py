@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from anomalib_clipzoo.clip.files import read_file, state_dict_problems
+from anomalib_clipzoo.clip.files import check_tensors, read_file, state_dict_problems
 
 from .known_weights import name_of
 
@@ -187,8 +187,7 @@ def check_fit(given: LearnedWeights, expected: State) -> None:
         told = f" Its prompts have {given.lengths}: leave these arguments out, or give the same." if given.told else ""
         msg = f"{given.path} does not fit this model, which has another backbone or other arguments: {problems}.{told}"
         raise ValueError(msg)
-    for key, value in present.items():
-        _check_values(given.path, key, value, needed[key])
+    _check_values(given.path, present, needed)
 
 
 def fit_shapes(state: State, expected: State) -> dict[str, torch.Tensor]:
@@ -204,15 +203,20 @@ def _fit_shape(value: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     return value.reshape(expected.shape) if same_values and value.numel() == expected.numel() else value
 
 
-def _check_values(path: Path, key: str, value: torch.Tensor, expected: torch.Tensor) -> None:
-    kinds = [(tensor.is_floating_point(), tensor.is_complex()) for tensor in (value, expected)]
-    if kinds[0] != kinds[1]:
-        msg = f"{path} is damaged: {key} holds {value.dtype} where {expected.dtype} is meant."
-        raise ValueError(msg)
-    unset = key.startswith(POST_PROCESSOR_PREFIX) and value.numel() == 1 and bool(value.isnan())
-    if not unset and not bool(value.isfinite().all()):
-        msg = f"{path} is damaged, or training diverged: {key} has values that are not finite numbers."
-        raise ValueError(msg)
+def _check_values(path: Path, given: State, expected: State) -> None:
+    """Make sure that numbers are finite, but for thresholds that nothing was fitted to, and the rest no numbers."""
+    numbers = {key for key, value in expected.items() if value.is_floating_point()}
+    set_ones = {key: given[key] for key in numbers & given.keys() if not _is_unset(key, given[key])}
+    check_tensors(path, set_ones)
+    for key in given.keys() - numbers:
+        if given[key].is_floating_point() or given[key].is_complex():
+            msg = f"{path} is damaged: {key} holds {given[key].dtype} where {expected[key].dtype} is meant."
+            raise ValueError(msg)
+
+
+def _is_unset(key: str, value: torch.Tensor) -> bool:
+    single_number = value.numel() == 1 and value.is_floating_point()
+    return key.startswith(POST_PROCESSOR_PREFIX) and single_number and bool(value.isnan())
 
 
 def _part(key: str) -> str:

@@ -14,7 +14,7 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING
 
-from . import benchmark, command, engine, images
+from . import argument_errors, benchmark, command, engine, images
 from .patch import Patch
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ _BENCHMARK = "anomalib.pipelines.benchmark"
 
 PATCHES = (
     Patch("seed", f"{_COMMAND}:AnomalibCLI.before_instantiate_classes", command.seed_before_construction),
+    Patch("errors", f"{_COMMAND}:AnomalibCLI.init_parser", argument_errors.end_with_the_cause),
     Patch("errors", f"{_COMMAND}:AnomalibCLI.init_parser", command.let_constructor_errors_through),
     Patch("errors", f"{_COMMAND}:AnomalibCLI.instantiate_classes", command.raise_constructor_errors),
     Patch("errors", f"{_COMMAND}:main", command.end_with_one_line),

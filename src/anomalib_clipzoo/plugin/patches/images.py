@@ -76,7 +76,8 @@ def names_of(trainer: Trainer) -> Iterator[None]:
     loaders = trainer.predict_dataloaders if trainer.predicting else trainer.test_dataloaders
     known = _folders.get(trainer)
     if known is None or known[0] is not loaders:  # as long as the list of images, so not for each batch
-        known = _folders[trainer] = loaders, common_folder(map(os.path.dirname, image_paths(loaders)))
+        folders = set(map(os.path.dirname, image_paths(loaders)))
+        known = _folders[trainer] = loaders, common_folder(folders) if len(folders) > 1 else None  # one needs no names
     token = _common_folder.set(known[1])
     try:
         yield
@@ -85,10 +86,10 @@ def names_of(trainer: Trainer) -> Iterator[None]:
 
 
 def common_folder(folders: Iterable[str]) -> Path | None:
-    """Find the folder that several folders are in; one folder alone needs none."""
+    """Find the folder that folders are in, or are; ``None`` if there is none."""
     distinct = set(folders)
     try:
-        return Path(os.path.commonpath(distinct)) if len(distinct) > 1 else None
+        return Path(os.path.commonpath(distinct)) if distinct else None
     except ValueError:  # on several drives, or some absolute and some not
         return None
 
