@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from anomalib_clipzoo.anomaly.references import Reference
-from anomalib_clipzoo.deploy.metadata import describe, write_metadata
+from anomalib_clipzoo.deploy.metadata import describe, read_metadata, write_metadata
 from anomalib_clipzoo.deploy.scorer import load_scorer
 from anomalib_clipzoo.models.vcp_clip import VcpClip
 from anomalib_clipzoo.models.win_clip_plus import WinClipPlus
@@ -55,7 +55,10 @@ def write(model, tmp_path_factory):
         return folder / "model.ckpt"
 
     def describing(path: Path) -> Path:
-        write_metadata(path, describe(model))
+        try:
+            read_metadata(path)
+        except ValueError:
+            write_metadata(path, describe(model))
         return path
 
     writers = {
