@@ -94,7 +94,8 @@ class ObjectAgnosticPrompts(nn.Module):
         if image_features is not None:
             count = image_features.shape[0]  # len() would fix the batch size of exported graphs
             start, context, rest = (part.expand(count, -1, -1, -1) for part in (start, context, rest))
-            context = self._with_image(context, image_features[:, None, None].expand(-1, context.shape[1], -1, -1))
+            image = image_features[:, None, None].to(context.dtype)
+            context = self._with_image(context, image.expand(-1, context.shape[1], -1, -1))
         return torch.cat([start, context, rest], dim=2)
 
     def _with_image(self, context: torch.Tensor, image: torch.Tensor) -> torch.Tensor:

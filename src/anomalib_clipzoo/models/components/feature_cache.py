@@ -7,7 +7,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -128,21 +129,13 @@ class FolderStore:
     def _used(self) -> int:
         """Add up all files; what a killed process left unfinished is removed."""
         used = 0
-        for file in _files(self.folder):
-            if file.name.endswith(UNFINISHED):
-                Path(file).unlink()
-            else:
-                used += file.stat().st_size
+        for file in self.folder.rglob("*"):
+            with suppress(FileNotFoundError):  # somebody empties the folder
+                if file.suffix == UNFINISHED:
+                    file.unlink()
+                elif not file.is_dir():
+                    used += file.stat().st_size
         return used
-
-
-def _files(folder: str | Path) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _files(entry.path)
-            else:
-                yield entry
 
 
 def _to_disk(path: Path) -> None:
@@ -250,15 +243,19 @@ class KeepFeatures(Callback):
         self.where = where
         self.limit = size * GIGABYTE
         self.dtype: torch.dtype = getattr(torch, dtype)
+        self.epochs = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the cache."""
         del trainer
+        self.epochs = 0
         store = MemoryStore(self.limit) if self.where == IN_MEMORY else FolderStore(Path(self.where), self.limit)
         pl_module.feature_cache = FeatureCache(store, self.dtype, pl_module.features_made_with())  # type: ignore[assignment,operator]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log how many of the epoch's images were found."""
+        del trainer
+        self.epochs += 1
         cache: Any = pl_module.feature_cache
         rate = cache.found / max(1, cache.asked)
         pl_module.log("feature_cache_hit_rate", rate)
@@ -271,7 +268,7 @@ class KeepFeatures(Callback):
                 cache.store,
                 cache.refused,
             )
-        elif trainer.current_epoch >= pl_module.hparams["cache_variants"] and rate < NOTHING_KEPT:
+        elif self.epochs > pl_module.hparams["cache_variants"] and rate < NOTHING_KEPT:
             logger.warning(
                 "The feature cache found %.0f %% of the images: they differ from epoch to epoch. Turn off what changes "
                 "them at random, such as the datamodule's own train_augmentations.",

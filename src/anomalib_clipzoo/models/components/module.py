@@ -331,8 +331,16 @@ class ClipZooModule(WholeExports):
             trainer.fit_loop.max_epochs = self.PAPER_EPOCHS
 
     def setup(self, stage: str) -> None:
-        """Make ready: know what the images show, and that it can be put in words, before anything long starts."""
+        """Make ready: know what the images show, and that it can be put in words, before anything long starts.
+
+        Raises:
+            ValueError: If a class name is too long, or learning is asked for in a precision that has no room for it.
+        """
         super().setup(stage)
+        if stage == "fit" and self.learns and self.trainer.precision == "16-true":
+            msg = "Nothing can be learned in 16-true: what Adam divides by is zero in float16. Give bf16-true or mixed "
+            msg += "precision; what was learned can be tested in 16-true."
+            raise ValueError(msg)
         datamodule = getattr(self.trainer, "datamodule", None)
         self.category = getattr(datamodule, "category", None) or self.category
         self._check_class_names(self.class_names([self.category, *_categories(datamodule)]))
