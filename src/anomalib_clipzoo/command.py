@@ -22,6 +22,8 @@ from jsonargparse import ArgumentParser
 
 SUBCOMMANDS = {
     "app": "anomalib_clipzoo.deploy.app:app",
+    "check-export": "anomalib_clipzoo.deploy.check:check_export",
+    "set-threshold": "anomalib_clipzoo.deploy.thresholds:set_threshold",
     "report": "anomalib_clipzoo.results.report:report",
     "score": "anomalib_clipzoo.deploy.score:score",
     "serve": "anomalib_clipzoo.deploy.serve:serve",

@@ -22,10 +22,9 @@ import anomalib_clipzoo
 if TYPE_CHECKING:
     import torch
 
-    from anomalib_clipzoo.models.components.module import ClipZooModule
-
 KEY = "anomalib_clipzoo"
 FORMAT = 1
+FULL = "fp32"
 SCORES = ("pred_score", "anomaly_map")
 LABELS = ("pred_label", "pred_mask")
 # Licences of CLIP weights by open_clip's tag, as their publishers state them; others are not known.
@@ -33,13 +32,11 @@ LICENCES = {"openai": "MIT", "laion": "MIT", "datacomp": "MIT", "commonpool": "M
 TOY_LICENCE = "Apache-2.0"
 
 
-def describe(
-    model: ClipZooModule, input_size: tuple[int, int] | None = None, precision: str = "fp32"
-) -> dict[str, Any]:
+def describe(model: Any, input_size: tuple[int, int] | None = None, precision: str = FULL) -> dict[str, Any]:
     """Say in plain data what an exported model is.
 
     Args:
-        model: The model, as it is exported.
+        model: The model (a :class:`~anomalib_clipzoo.models.components.module.ClipZooModule`), as it is exported.
         input_size: Height and width of the images that the file takes; ``None`` if any.
         precision: What the file keeps its weights in: ``"fp32"``, ``"fp16"``, ``"int8"``, ...
 
@@ -52,7 +49,7 @@ def describe(
           or nothing is learned,
         * ``arguments``: all arguments that results depend on,
         * ``category``: the data's, ``class_names``: what images are taken to show; ``None`` if no words are used,
-        * ``memory``: number of reference (or pool) images and their categories; ``None`` where there are none,
+        * ``memory``: number of reference (or pool) images, their categories and megabytes; ``None`` without,
         * ``image_size``: height and width that images are resized to within the file,
         * ``input``: name, size (``None`` if any), channels and range of what goes in,
         * ``outputs``: names of what comes out,
@@ -101,7 +98,7 @@ def describe_thresholds(post_processor: Any) -> dict[str, Any] | None:
     Returns:
         ``None`` for scores that no threshold was applied to; else ``image`` and ``pixel``, on the model's own scale
         (``None`` where none was fitted, which is 0.5), ``normalized``, the value that these have become in the file's
-        scores, and ``origin``, what they were fitted on (``None`` if that is not known).
+        scores, ``origin``, what they were fitted on (``None`` if that is not known), and the ``post_processor``.
     """
     if post_processor is None:
         return None
@@ -110,6 +107,7 @@ def describe_thresholds(post_processor: Any) -> dict[str, Any] | None:
         "pixel": _number(post_processor.pixel_threshold),
         "normalized": 0.5 if post_processor.enable_normalization else None,
         "origin": getattr(post_processor, "provenance", None),
+        "post_processor": type(post_processor).__name__,
     }
 
 
@@ -117,13 +115,12 @@ def _number(value: torch.Tensor) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _has_labels(model: ClipZooModule) -> bool:
+def _has_labels(model: Any) -> bool:
     return bool(getattr(model.post_processor, "enable_thresholding", False))
 
 
-def _describe_memory(model: ClipZooModule) -> dict[str, Any] | None:
-    memory = getattr(model, "memory", None)
-    return {"images": len(memory), "categories": memory.categories} if memory is not None and len(memory) else None
+def _describe_memory(model: Any) -> dict[str, Any] | None:
+    return getattr(model, "memory_record", None) or None
 
 
 # ---- in files ----
@@ -175,7 +172,7 @@ def _checked(path: Path, text: str | None) -> dict[str, Any]:
     if newer:
         msg = (
             f"{path} was exported by anomalib-clipzoo {metadata.get('version')}, but this is version "
-            f"{anomalib_clipzoo.__version__}: install that version or a newer one, or export the model again with this one."
+            f"{anomalib_clipzoo.__version__}: install that one or a newer one, or export the model again."
         )
         raise ValueError(msg)
     return metadata

@@ -119,7 +119,8 @@ def describe_origin(origin: Any) -> str:
     categories = origin["categories"]
     names = ", ".join(categories) if len(categories) <= FEW_CATEGORIES else f"{len(categories)} categories"
     rate = "" if origin["false_alarm_rate"] is None else f" of {origin['false_alarm_rate']}"
-    what = f"{origin['method']}{rate} on {' and '.join(kinds)} images"
+    on = f" on {' and '.join(kinds)} images" if kinds else ""
+    what = f"{origin['method']}{rate}{on}"
     return f"{what}{f' of {names}' if names else ''}, {origin['date'].partition('T')[0]}"
 
 

@@ -237,8 +237,10 @@ def test_references_stay(build, engine, root, tmp_path):
 def test_references_that_are_not_there(build, engine, root, tmp_path):
     with pytest.raises(ValueError, match="k_shot=2 needs reference images: give few_shot_source"):
         engine.predict(build(k_shot=2), data_path=root / "screw" / "test")
+    learned = build(k_shot=2)
+    learned.has_learned = True
     with pytest.raises(ValueError, match="k_shot=2 needs reference images"):
-        build(k_shot=2).to_torch(tmp_path)
+        learned.to_torch(tmp_path)
     with pytest.raises(ValueError, match=r"5 reference images are wanted, but of category 'screw' there are only 4"):
         engine.test(build(k_shot=5), datamodule=one_category(root), verbose=False)
     model = build()

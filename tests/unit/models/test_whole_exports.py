@@ -13,6 +13,7 @@ import openvino
 import pytest
 import torch
 
+from anomalib_clipzoo.models.components import exports
 from anomalib_clipzoo.models.components.exports import OUTDATED, SCRATCH, export_whole
 from anomalib_clipzoo.models.win_clip_plus import WinClipPlus
 from tests.tiny import write_tiny_clip
@@ -46,6 +47,7 @@ def test_failure_leaves_no_file_and_older_ones_whole(model, tmp_path, monkeypatc
     place = tmp_path / "weights" / FORMATS[name]
     monkeypatch.setattr(torch, "save", cut_short)
     monkeypatch.setattr(torch.onnx, "export", write if name == "to_openvino" else cut_short)
+    monkeypatch.setattr(exports, "finish_onnx", lambda path, metadata: None)
     monkeypatch.setattr(openvino, "convert_model", lambda path: path)
     monkeypatch.setattr(openvino, "save_model", cut_short)
     with pytest.raises(DiskFull):

@@ -1,14 +1,20 @@
 # Copyright (C) 2026 The anomalib-clipzoo authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Exported files that are there whole or not at all."""
+"""Exported files: they say what they are, and are there whole or not at all."""
 
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from anomalib.deploy import CompressionType
+
+from anomalib_clipzoo.deploy.metadata import FULL, describe, write_metadata
+from anomalib_clipzoo.deploy.thresholds import finish_onnx, finish_openvino
 
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule as _Module
@@ -20,19 +26,79 @@ OUTDATED = 24 * 3600  # seconds after which a scratch folder is that of a killed
 
 
 class WholeExports(_Module):
-    """Mixin whose exports are written beside their place and moved there when they are whole."""
+    """Mixin whose exports say what they are, and are written beside their place and moved there when they are whole.
+
+    Thresholds are one constant of an exported graph and stay in single precision, whatever the weights are kept in, so
+    that they can be changed later (:func:`~anomalib_clipzoo.deploy.thresholds.set_threshold`).
+    """
+
+    REFUSED_PRECISIONS: ClassVar[Mapping[str, str]] = {}  # what weights must not be kept in, and why
+
+    has_learned: bool = False  # by training, or as weights or a checkpoint say
+
+    def prepare_export(self) -> None:
+        """See to what an exported model needs.
+
+        Raises:
+            ValueError: If the model would have to learn first.
+        """
+        if self.LEARNS and not self.has_learned:
+            name = type(self).__name__
+            msg = (
+                f"This {name} has learned nothing yet: what it exported would give random scores. Train it, or give it "
+                "learned weights (weights=, --model.weights) or a checkpoint (--ckpt_path), then export it."
+            )
+            raise ValueError(msg)
 
     def to_torch(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
         """Export the model in PyTorch's format, see anomalib."""
-        return export_whole(super().to_torch, export_root, *args, **kwargs)
+        self.prepare_export()
+        finish = partial(write_metadata, metadata=describe(self))
+        return export_whole(_finished(super().to_torch, finish), export_root, *args, **kwargs)
 
-    def to_onnx(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]
+    def to_onnx(  # type: ignore[override]
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> Path:
         """Export the model in ONNX's format, see anomalib."""
-        return export_whole(super().to_onnx, export_root, *args, **kwargs)
+        self.prepare_export()
+        finish = partial(finish_onnx, metadata=describe(self, input_size))
+        return export_whole(_finished(super().to_onnx, finish), export_root, model_file_name, input_size, **kwargs)
 
-    def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
+    def to_openvino(  # type: ignore[override]
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        **kwargs: Any,
+    ) -> Path:
         """Export the model in OpenVINO's format, see anomalib."""
-        return export_whole(super().to_openvino, export_root, *args, **kwargs)
+        precision = CompressionType(compression_type).value if compression_type else FULL
+        self._check_precision(precision)
+        finish = partial(finish_openvino, metadata=describe(self, input_size, precision))
+        export = _finished(super().to_openvino, finish)
+        return export_whole(export, export_root, model_file_name, input_size, compression_type, **kwargs)
+
+    def _check_precision(self, precision: str) -> None:
+        """Refuse, before the long work, what is known to spoil this model's scores."""
+        if reason := self.REFUSED_PRECISIONS.get(precision):
+            msg = f"{type(self).__name__} is not exported with {precision.upper()} weights: {reason}"
+            raise ValueError(msg)
+
+
+def _finished(export: Callable[..., Path], finish: Callable[[Path], None]) -> Callable[..., Path]:
+    """Let an export end with something that is done to its file."""
+
+    def export_and_finish(*args: Any, **kwargs: Any) -> Path:
+        path = export(*args, **kwargs)
+        finish(path)
+        return path
+
+    return export_and_finish
 
 
 def export_whole(export: Callable[..., Path], export_root: Path | str, *args: Any, **kwargs: Any) -> Path:

@@ -5,7 +5,6 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -60,17 +59,8 @@ class MemoryModule(ClipZooModule):
 
     def prepare_export(self) -> None:
         """See to the images that an exported model needs."""
+        super().prepare_export()
         self.prepare(None)
-
-    def to_torch(self, *args: Any, **kwargs: Any) -> Path:
-        """Export the model in PyTorch's format, with its memory, see anomalib."""
-        self.prepare_export()
-        return super().to_torch(*args, **kwargs)
-
-    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]
-        """Export the model in ONNX's format, with its memory, see anomalib."""
-        self.prepare_export()
-        return super().to_onnx(*args, **kwargs)
 
     @property
     def turns(self) -> tuple[int, ...]:

@@ -387,6 +387,7 @@ class ClipZooModule(WholeExports):
 
     def on_train_epoch_end(self) -> None:
         """Leave the learned weights beside the checkpoints after each epoch: a run that is stopped has them too."""
+        self.has_learned = True
         self._leave_weights()
 
     def on_fit_end(self) -> None:
@@ -440,6 +441,7 @@ class ClipZooModule(WholeExports):
 
     def _restore(self, learned: LearnedWeights) -> None:
         """Take over what a file says beside arguments and tensors; the papers' checkpoints say nothing."""
+        self.has_learned = True
         if not learned.record:
             return
         self._check_clip(learned)

@@ -11,13 +11,15 @@ from datetime import datetime, timezone
 from typing import Any
 
 import torch
+from anomalib.data import InferenceBatch
 from anomalib.metrics import AnomalibMetric, F1AdaptiveThreshold
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from anomalib_clipzoo.anomaly.text_cache import is_exporting
 from anomalib_clipzoo.data.category import categories_of
-from anomalib_clipzoo.metrics.bend import bend, unbend
+from anomalib_clipzoo.metrics.bend import bend, bend_around, middle_of, unbend
 from anomalib_clipzoo.metrics.bins import check_probabilities
 from anomalib_clipzoo.metrics.gather import gather
 from anomalib_clipzoo.metrics.thresholds import (
@@ -92,6 +94,33 @@ class ProbabilityPostProcessor(PostProcessor):
         """Bend scores (any shape, 0..1) so that the threshold comes to 0.5; as they are where there is no threshold."""
         del norm_min, norm_max
         return None if preds is None else bend(preds, threshold)
+
+    def forward(self, predictions: InferenceBatch) -> InferenceBatch:
+        """Bend scores ``(B,)`` and maps ``(B, ..., H, W)`` of a model and decide by them."""
+        scores, maps = predictions.pred_score, predictions.anomaly_map
+        if is_exporting() and self.enable_normalization and scores is not None and maps is not None:
+            return self._forward_in_graph(scores, maps)
+        return super().forward(predictions)
+
+    def _forward_in_graph(self, scores: Tensor, maps: Tensor) -> InferenceBatch:
+        """Do the same with both thresholds in one constant, by which an exported file's thresholds can be changed.
+
+        Expanding it over the batch, whose size the graph does not know, keeps exporters from folding it into others.
+        """
+        batch, *plane = maps.shape  # len() would fix the batch size
+        middles = self.middles.expand(batch, 2)
+        scores = bend_around(middles[:, 0], scores)
+        maps = bend_around(middles[:, 1].reshape(batch, *(1 for _ in plane)), maps)
+        if not self.enable_thresholding:
+            return InferenceBatch(pred_score=scores, anomaly_map=maps)
+        label = self._apply_threshold(scores, self.normalized_image_threshold)
+        mask = self._apply_threshold(maps, self.normalized_pixel_threshold)
+        return InferenceBatch(pred_score=scores, anomaly_map=maps, pred_label=label, pred_mask=mask)
+
+    @property
+    def middles(self) -> Tensor:
+        """The scores of an image and of a pixel that come to 0.5, ``(2,)``: the thresholds."""
+        return middle_of(torch.stack([self.image_threshold, self.pixel_threshold]))
 
     def bend_map(self, maps: Tensor) -> Tensor:
         """Bring maps from the model's own scale to that of post-processed ones."""
