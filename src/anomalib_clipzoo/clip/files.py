@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from .torchscript import is_torchscript, read_torchscript
 
 # Constants that OpenAI's TorchScript files and old state dicts carry beside the weights.
+LARGEST = 1e6  # far beyond any weight
 NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}
 
 
@@ -56,7 +57,10 @@ def _unfit(value: torch.Tensor) -> str:
         return "is sparse, nested, without values, or has fewer of them than its shape says"
     if not value.is_floating_point():
         return f"is of {value.dtype}, not of floating-point numbers"
-    return "" if value.float().isfinite().all() else "has values that are NaN or infinite (training may have diverged)"
+    if not value.float().isfinite().all():
+        return "has values that are NaN or infinite (training may have diverged)"
+    too_large = bool((value.float().abs() > LARGEST).any())
+    return f"has values beyond {LARGEST:g}, whose products would be infinite" if too_large else ""
 
 
 def _is_plain(value: Any) -> bool:

@@ -127,7 +127,11 @@ def check_image_size(image_size: int | Sequence[int], patch_size: int) -> tuple[
     Raises:
         ValueError: If a side is not a multiple of the patch size.
     """
-    height, width = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) != 2:
+        msg = f"image_size {list(sides)} is neither one side nor height and width."
+        raise ValueError(msg)
+    height, width = sides
     if height % patch_size or width % patch_size or min(height, width) <= 0:
         nearest = [max(1, round(side / patch_size)) * patch_size for side in (height, width)]
         msg = (

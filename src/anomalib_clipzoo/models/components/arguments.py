@@ -6,7 +6,8 @@
 import inspect
 import math
 import operator
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -103,6 +104,19 @@ def _in_words(annotation: Any) -> str:
         bounds = [f"{BOUNDS[compare]} {bound}" for compare, bound in restrictions if bound != math.inf]
         return f"{'a whole number' if issubclass(annotation, int) else 'a number'} {' and '.join(bounds)}"
     return IN_WORDS.get(annotation.__name__, annotation.__name__)
+
+
+@contextmanager
+def errors_named(arguments: Arguments) -> Iterator[None]:
+    """Say in errors which file of weights the arguments are from, where the user gave not all of them."""
+    try:
+        yield
+    except ValueError as error:
+        learned = arguments.learned
+        if learned is None or not learned.record or str(learned.path) in str(error):
+            raise
+        msg = f"{error} Arguments that were not given are those of {learned.path}."
+        raise ValueError(msg) from error
 
 
 def defaults_of(model: type) -> dict[str, Any]:

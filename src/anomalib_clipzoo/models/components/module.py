@@ -30,7 +30,7 @@ from anomalib_clipzoo.metrics import PerCategoryEvaluator
 from anomalib_clipzoo.results.predictions import Predictions
 from anomalib_clipzoo.results.visualizer import HeatmapVisualizer
 
-from .arguments import AUTO, COMPONENTS, Arguments, check_arguments, plain
+from .arguments import AUTO, COMPONENTS, Arguments, check_arguments, errors_named, plain
 from .exports import WholeExports
 from .feature_cache import FeatureCache, KeepFeatures, weights_hash
 from .post_processor import ProbabilityPostProcessor
@@ -126,7 +126,8 @@ class ClipZooModule(WholeExports):
             FileNotFoundError: If CLIP's weights are not there and cannot be downloaded.
         """
         self.arguments = arguments
-        self._build(arguments)
+        with errors_named(arguments):
+            self._build(arguments)
         self._check_cache()
         if arguments.learned:
             self.load_weights(arguments.learned)
@@ -447,6 +448,9 @@ class ClipZooModule(WholeExports):
         self._check_clip(learned)
         self.category = learned.record.get("category") or self.category
         for name, record in learned.record.get("components", {}).items():
+            if name not in KNOWN_COMPONENTS or not isinstance(record, dict) or not {"type", "config"} <= record.keys():
+                msg = f"{learned.path} is damaged: what it says of the component {name!r} cannot be read."
+                raise ValueError(msg)
             if self.arguments.components[name] is True:
                 setattr(self, name, restored_component(name, getattr(self, name), record, learned.path))
 

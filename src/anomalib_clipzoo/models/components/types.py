@@ -14,7 +14,6 @@ from jsonargparse.typing import (
     NonNegativeInt,
     NotEmptyStr,
     OpenUnitInterval,
-    PositiveInt,
     restricted_number_type,
 )
 
@@ -35,7 +34,7 @@ else:
     Share = ClosedUnitInterval
     PositiveShare = restricted_number_type("PositiveShare", float, [(">", 0), ("<=", 1)])
     Rate = OpenUnitInterval
-    Count = PositiveInt
+    Count = restricted_number_type("Count", int, [(">", 0), ("<=", 10**6)])
     CountFrom0 = NonNegativeInt
     PositiveNumber = restricted_number_type("PositiveNumber", float, [(">", 0), ("<", float("inf"))])
     NonNegativeNumber = restricted_number_type("NonNegativeNumber", float, [(">=", 0), ("<", float("inf"))])

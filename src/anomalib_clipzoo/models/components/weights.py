@@ -144,6 +144,7 @@ def from_checkpoint(path: Path, model: str, checkpoint: Mapping[str, Any]) -> Le
         raise ValueError(msg)
     tensors = isinstance(state, Mapping) and all(isinstance(value, torch.Tensor) for value in state.values())
     wrong = [name for name, kind in RECORD_KINDS.items() if not isinstance(record.get(name, kind()), kind)]
+    wrong += [] if "arguments" in record else ["arguments"]
     if wrong or not tensors:
         msg = f"{path} is damaged: {', '.join(wrong) or 'its tensors'} cannot be read."
         raise ValueError(msg)
