@@ -5,11 +5,13 @@
 
 ```
 python benchmarks/exports.py --weights FOLDER   # with VcpClip.safetensors and so on; models without are left out
+python benchmarks/exports.py --weights FOLDER --categories screw leather --sizes 96x96   # what smaller weights cost
 ```
 
 Each model is exported once for images of any size, to ONNX and from there to OpenVINO with weights in FP32, FP16 and
 INT8. Every file is compared with PyTorch on the same images from disk, at the model's own size, at sizes that are
-smaller, larger and not square; AUROC on a whole test set at the model's own size. Time: median of single images.
+smaller, larger and not square; AUROC on whole test sets at the model's own size, mean over categories. What keeps
+images of a category is tested on the first alone. Time: median of single images.
 """
 
 import argparse
@@ -29,19 +31,19 @@ from PIL import Image
 
 import anomalib_clipzoo
 from anomalib_clipzoo.data.toy import ToyAD
-from anomalib_clipzoo.deploy.check import Comparison, compare, size_of
+from anomalib_clipzoo.deploy.check import Comparison, Side, compare, size_of
 from anomalib_clipzoo.deploy.runtimes import OnnxRuntime, OpenVinoRuntime, Outputs, Runtime, TorchRuntime
 
-CATEGORY = "screw"
+CLASS_NAME = "object"  # one export serves several categories
 CASES = {
     "VcpClip": {},
     "AnomalyClip": {},
-    "AdaClip": {"class_name": CATEGORY},
-    "AprilGan": {"class_name": CATEGORY},
-    "AprilGan, 2 references": {"class_name": CATEGORY, "k_shot": 2},
+    "AdaClip": {"class_name": CLASS_NAME},
+    "AprilGan": {"class_name": CLASS_NAME},
+    "AprilGan, 2 references": {"class_name": CLASS_NAME, "k_shot": 2},
     "Crane": {},
-    "WinClipPlus": {"class_name": CATEGORY},
-    "WinClipPlus, 2 references": {"class_name": CATEGORY, "k_shot": 2},
+    "WinClipPlus": {"class_name": CLASS_NAME},
+    "WinClipPlus, 2 references": {"class_name": CLASS_NAME, "k_shot": 2},
     "MuSc, pool of 10": {"pool_size": 10},
 }
 SIZES = ((96, 96), (64, 64), (200, 200), (80, 144))  # height and width of images in pixels; the toy's own first
@@ -74,11 +76,15 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("datasets/ToyAD"))
     parser.add_argument("--cases", nargs="+", default=list(CASES))
     parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--categories", nargs="+", default=["screw"])
+    parser.add_argument("--sizes", nargs="+", default=["x".join(map(str, size)) for size in SIZES])
     options = parser.parse_args()
-    ToyAD(root=options.root, category=CATEGORY).prepare_data()
-    folder = options.root / CATEGORY
+    for category in options.categories:
+        ToyAD(root=options.root, category=category).prepare_data()
+    folders = [options.root / category for category in options.categories]
+    sizes = [tuple(map(int, size.split("x"))) for size in options.sizes]
     for case in options.cases:
-        for row in measure(case, folder, options.weights, options.images):
+        for row in measure(case, folders, options.weights, options.images, sizes):
             print(json.dumps(asdict(row)), flush=True)
 
 
@@ -100,21 +106,22 @@ class Remembering:
         return self.known[key]
 
 
-def measure(case: str, data: Path, weights: Path, count: int) -> Iterator[Row]:
+def measure(case: str, folders: list[Path], weights: Path, count: int, sizes: list[tuple[int, int]]) -> Iterator[Row]:
     """Export a model in all formats and compare each with it."""
     name = case.partition(",")[0]
-    model = build(name, CASES[case], data, weights)
+    model = build(name, CASES[case], folders[0], weights)
     if model is None:
         print(f"{case}: there are no weights in {weights}", flush=True)
         return
-    paths = sorted((data / "test").rglob("*.png"))
+    keeps = "k_shot" in CASES[case] or "pool_size" in CASES[case]
+    paths = [path for each in folders[: 1 if keeps else None] for path in sorted((each / "test").rglob("*.png"))]
     original = Remembering(TorchRuntime(model))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         files = export(model, folder)
         runtimes = {path: (OnnxRuntime if path.suffix == ".onnx" else OpenVinoRuntime)(path) for path in files}
         for path, runtime in runtimes.items():
-            for size in SIZES:
+            for size in sizes:
                 chosen = paths if size == SIZES[0] else paths[:: max(1, len(paths) // count)]
                 images = [resized(image, size, folder) for image in chosen]
                 found = compare(runtime, original, images)
@@ -148,17 +155,28 @@ def export(model: Any, folder: Path) -> list[Path]:
 
 def resized(image: Path, size: tuple[int, int], folder: Path) -> Path:
     """Return the path of the image in another size, in a folder of the same name."""
-    path = folder / f"{size[0]}x{size[1]}" / image.parent.name / image.name
+    path = folder / Path(f"{size[0]}x{size[1]}", *image.parts[-4:])
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.open(image).convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC).save(path)
     return path
 
 
+def mean_auroc(found: Comparison, side: Side) -> float:
+    """Return the AUROC within each category, averaged over categories."""
+    categories = np.array([path.parts[-4] for path in found.paths])
+    aurocs = []
+    for category in np.unique(categories):
+        (chosen,) = np.nonzero(categories == category)
+        part = Comparison([found.paths[index] for index in chosen])
+        aurocs.append(part.auroc(Side(scores=[side.scores[index] for index in chosen])))
+    return float(np.mean(aurocs))
+
+
 def row_of(case: str, path: Path, size: tuple[int, int], found: Comparison, torch_seconds: list[float]) -> Row:
     """Bring a comparison to a line of the table."""
     own = size == SIZES[0]
-    ours, theirs = (found.auroc(side) if own else None for side in (found.exported, found.original))
+    ours, theirs = (mean_auroc(found, side) if own else None for side in (found.exported, found.original))
     return Row(
         case=case,
         file="onnx" if path.suffix == ".onnx" else path.stem,
