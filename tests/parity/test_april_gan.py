@@ -86,7 +86,9 @@ def test_text(build, golden, about):
     for sentence, ids in zip(probes, about["text"]["probe_token_ids"], strict=True):
         assert text.tokenize([sentence])[0].tolist() == ids
     close(text(text.tokenize(probes)), golden["text.probe_features"])
-    assert [len(side) for side in model.sentences("bottle")] == list(about["text"]["sentences_per_class"].values())
+    assert [len(side) for side in model.ensemble.sentences("bottle")] == list(
+        about["text"]["sentences_per_class"].values()
+    )
     close(model.text_features(CLASSES), golden["text.features"])
 
 

@@ -115,6 +115,37 @@ def compose(states: Sequence[str], templates: Sequence[str], class_name: str) ->
     return [_fill(template, described) for described in objects for template in templates]
 
 
+class StateEnsemble:
+    """The sentences about a class in its normal and in its abnormal states: all states in all templates.
+
+    Args:
+        normal_states: States of a normal object, each with one ``{}`` for the class name.
+        abnormal_states: States of an object with an anomaly.
+        templates: Sentences, each with one ``{}`` for the object in its state.
+
+    Attributes:
+        counts: How many sentences are of normal states, and how many of abnormal ones.
+
+    Raises:
+        ValueError: If a list is empty, or an entry has not exactly one ``{}``.
+    """
+
+    def __init__(self, normal_states: Sequence[str], abnormal_states: Sequence[str], templates: Sequence[str]) -> None:
+        self.states = (normal_states, abnormal_states)
+        self.templates = templates
+        self.counts = [len(side) for side in self.sentences(DEFAULT_CLASS_NAME)]  # says now if any is unfit
+
+    def sentences(self, class_name: str) -> tuple[list[str], list[str]]:
+        """Write the normal and the abnormal sentences about a class; its name goes in as it is."""
+        normal, abnormal = (compose(states, self.templates, class_name) for states in self.states)
+        return normal, abnormal
+
+    def all_sentences(self, class_name: str) -> list[str]:
+        """Write all sentences about a class, those of the normal states first."""
+        normal, abnormal = self.sentences(class_name)
+        return normal + abnormal
+
+
 def _fill(pattern: str, words: str) -> str:
     """Put words in the place of the pattern's ``{}``, whatever characters they have."""
     before, after = pattern.split(PLACEHOLDER)

@@ -9,6 +9,7 @@ from anomalib_clipzoo.anomaly.prompts import (
     NORMAL_STATES,
     WINCLIP_ABNORMAL_STATES,
     WINCLIP_TEMPLATES,
+    StateEnsemble,
     class_names_of,
     clean_class_name,
     compose,
@@ -46,6 +47,20 @@ def test_winclip_has_147_normal_and_84_abnormal_sentences():
 def test_words_that_make_no_sentence(states, templates, message):
     with pytest.raises(ValueError, match=message):
         compose(states, templates, "pill")
+
+
+def test_sentences_of_both_sides_come_from_one_ensemble():
+    ensemble = StateEnsemble(["{}"], ["broken {}", "{} with flaw"], ["a {}.", "the {}."])
+    normal, abnormal = ensemble.sentences("pill")
+    assert normal == ["a pill.", "the pill."]
+    assert abnormal == ["a broken pill.", "the broken pill.", "a pill with flaw.", "the pill with flaw."]
+    assert ensemble.all_sentences("pill") == [*normal, *abnormal]
+    assert ensemble.counts == [2, 4]
+
+
+def test_an_unfit_state_is_said_when_the_ensemble_is_made():
+    with pytest.raises(ValueError, match="state 'broken' must have exactly one"):
+        StateEnsemble(["{}"], ["broken"], ["a {}."])
 
 
 def test_hyphens_become_spaces_and_underscores_stay():

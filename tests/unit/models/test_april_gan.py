@@ -102,7 +102,7 @@ def test_defaults_follow_the_backbone(tiny):
     assert model.hparams.layers == [1, 2, 3, 4]
     assert model.model.references.layers == model.model.layers
     assert model.model.references.weight == pytest.approx(2 / 3)
-    assert [len(side) for side in model.model.sentences("screw")] == [245, 175]
+    assert [len(side) for side in model.model.ensemble.sentences("screw")] == [245, 175]
     assert model.learning_type is LearningType.ONE_CLASS
     assert model.trainer_arguments == {"num_sanity_val_steps": 0}
 

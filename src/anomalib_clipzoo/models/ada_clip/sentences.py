@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from anomalib_clipzoo.anomaly.prompts import average_states, clean_class_name, compose
+from anomalib_clipzoo.anomaly.prompts import StateEnsemble, average_states, clean_class_name
 from anomalib_clipzoo.anomaly.text_cache import TextCache, is_exporting
 from anomalib_clipzoo.clip import TextTower
 from anomalib_clipzoo.clip.attention import residual_block
@@ -55,16 +55,13 @@ class StateSentences(nn.Module):
         prompting_length: int,
     ) -> None:
         super().__init__()
-        self.states = (normal_states, abnormal_states)
-        self.templates = templates
+        self.ensemble = StateEnsemble(normal_states, abnormal_states, templates)
         self.prompting_length = prompting_length
-        self.counts = [len(compose(states, templates, "")) for states in self.states]
         self.embedded, self.encoded = TextCache(), TextCache()
 
     def write(self, class_name: str) -> list[str]:
-        """Write the sentences about a class, those of the normal states first."""
-        name = clean_class_name(class_name)
-        return [sentence for states in self.states for sentence in compose(states, self.templates, name)]
+        """Write all sentences about a class, those of the normal states first."""
+        return self.ensemble.all_sentences(clean_class_name(class_name))
 
     def forward(
         self,
@@ -113,7 +110,7 @@ class StateSentences(nn.Module):
         if images is not None:  # one name may stand for all
             tokens, end = tokens.expand(images.shape[0], -1, -1, -1), end.expand(images.shape[0], -1)
         sentences = EmbeddedSentences(tokens, end)
-        return encode_prompted(text, sentences, prompts, self.counts)
+        return encode_prompted(text, sentences, prompts, self.ensemble.counts)
 
     def _embed(self, text: TextTower, class_name: str) -> EmbeddedSentences:
         """Run the sentences about a class through the first block: ``(T, L, D)``, L as long as the longest needs."""

@@ -15,6 +15,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
+from anomalib_clipzoo.anomaly.class_names import TakesClassNames
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, upsample
 from anomalib_clipzoo.anomaly.patch_references import PatchReferences, raw_patches
 from anomalib_clipzoo.anomaly.precision import compare, unit
@@ -70,7 +71,7 @@ class Logits(NamedTuple):
     image: torch.Tensor
 
 
-class AdaClipModel(nn.Module):
+class AdaClipModel(TakesClassNames, nn.Module):
     """AdaCLIP: a frozen CLIP with hybrid prompts in both towers, projections, and hybrid semantic fusion.
 
     Args:
@@ -150,14 +151,9 @@ class AdaClipModel(nn.Module):
         self.sentences = StateSentences(normal_states, abnormal_states, templates, prompting_length)
         self.check_class_names([DEFAULT_CLASS_NAME])
 
-    def check_class_names(self, class_names: Sequence[str]) -> None:
-        """Make sure that the sentences about some classes can be encoded.
-
-        Raises:
-            ValueError: If a name is empty, or makes a sentence longer than the text tower's context.
-        """
-        for name in class_names:
-            self.backbone.text.tokenize(self.sentences.write(name))
+    def sentences_about(self, class_name: str) -> list[str]:
+        """Write all sentences about a class, those of the normal states first."""
+        return self.sentences.write(class_name)
 
     def frozen_features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Run what of the image tower knows no prompts on images ``(B, 3, H, W)``.

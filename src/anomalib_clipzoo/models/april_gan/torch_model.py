@@ -15,6 +15,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
+from anomalib_clipzoo.anomaly.class_names import TakesClassNames
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, upsample
 from anomalib_clipzoo.anomaly.patch_references import Patches, PatchReferences, raw_patches, tapped_patches
 from anomalib_clipzoo.anomaly.precision import compare, unit
@@ -24,9 +25,9 @@ from anomalib_clipzoo.anomaly.prompts import (
     APRIL_GAN_TEMPLATES,
     DEFAULT_CLASS_NAME,
     NORMAL_STATES,
+    StateEnsemble,
     average_states,
     check_count,
-    compose,
 )
 from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, Reference
 from anomalib_clipzoo.anomaly.text_cache import TextCache
@@ -50,7 +51,7 @@ class Features(NamedTuple):
     patches: Patches
 
 
-class AprilGanModel(nn.Module):
+class AprilGanModel(TakesClassNames, nn.Module):
     """APRIL-GAN: a frozen CLIP whose patch tokens are projected to where its sentences about a class are.
 
     As soon as there are reference images, patches are compared with theirs as well.
@@ -96,8 +97,7 @@ class AprilGanModel(nn.Module):
         if reference_weight is None:
             text, references = len(self.layers), 2 * len(set(reference_layers))
             reference_weight = references / (text + references)
-        self.states = (normal_states, abnormal_states)
-        self.templates = templates
+        self.ensemble = StateEnsemble(normal_states, abnormal_states, templates)
         self.temperature = temperature
         self.check_class_names([DEFAULT_CLASS_NAME])
         self.patch_projections = PatchProjections(len(self.layers), vision.width, backbone.embed_dim)
@@ -110,26 +110,16 @@ class AprilGanModel(nn.Module):
 
     # ---- text ----
 
-    def sentences(self, class_name: str) -> list[list[str]]:
-        """Write the normal and the abnormal sentences about a class; its name goes in as it is."""
-        return [compose(states, self.templates, class_name) for states in self.states]
-
-    def check_class_names(self, class_names: Sequence[str]) -> None:
-        """Make sure that the sentences about some classes can be encoded.
-
-        Raises:
-            ValueError: If a name makes a sentence longer than the text tower's context.
-        """
-        for name in class_names:
-            for sentences in self.sentences(name):
-                self.backbone.text.tokenize(sentences)
+    def sentences_about(self, class_name: str) -> list[str]:
+        """Write all sentences about a class, those of the normal states first."""
+        return self.ensemble.all_sentences(class_name)
 
     def encode_text(self, class_name: str) -> torch.Tensor:
         """Text features of (normal, abnormal) of a class, unit length, ``(2, E)``: each the mean of its sentences."""
-        text, sides = self.backbone.text, self.sentences(class_name)
-        ids = text.tokenize([sentence for side in sides for sentence in side])
+        text = self.backbone.text
+        ids = text.tokenize(self.sentences_about(class_name))
         features = torch.cat([text(part) for part in ids.split(SENTENCE_BATCH)])
-        return average_states(features, [len(side) for side in sides])
+        return average_states(features, self.ensemble.counts)
 
     def text_features(self, class_names: Sequence[str]) -> torch.Tensor:
         """Return the text features of several classes, ``(C, 2, E)``; each is encoded once and kept."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from anomalib_clipzoo.anomaly.precision import unit
-from anomalib_clipzoo.anomaly.prompts import WINCLIP_TEMPLATES, compose
+from anomalib_clipzoo.anomaly.prompts import WINCLIP_TEMPLATES, StateEnsemble
 from anomalib_clipzoo.clip import TextTower
 
 # Two templates more, none twice, no full stops: the list of caoyunkang's reproduction.
@@ -19,7 +19,7 @@ CAOYUNKANG_TEMPLATES = tuple(
 SENTENCE_BATCH = 256  # sentences encoded at once, which bounds the memory
 
 
-class PromptEnsemble:
+class PromptEnsemble(StateEnsemble):
     """All states in all templates, averaged, for any class.
 
     Args:
@@ -41,16 +41,14 @@ class PromptEnsemble:
         *,
         tidy: bool = False,
     ) -> None:
-        self.states = (normal_states, abnormal_states)
-        self.templates = templates
         self.tidy = tidy
-        self.sentences("object")  # says now if states or templates are unfit
+        super().__init__(normal_states, abnormal_states, templates)
 
     def sentences(self, class_name: str) -> tuple[list[str], list[str]]:
         """Write the normal and the abnormal sentences about a class."""
         if self.tidy:
             class_name = " ".join(class_name.replace("_", " ").replace("-", " ").split())
-        normal, abnormal = (compose(states, self.templates, class_name) for states in self.states)
+        normal, abnormal = super().sentences(class_name)
         return (_distinct(normal), _distinct(abnormal)) if self.tidy else (normal, abnormal)
 
     def encode(self, text: TextTower, class_name: str) -> torch.Tensor:

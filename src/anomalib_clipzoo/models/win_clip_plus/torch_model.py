@@ -14,6 +14,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
+from anomalib_clipzoo.anomaly.class_names import TakesClassNames
 from anomalib_clipzoo.anomaly.maps import abnormal_logit, upsample, weighted_mean
 from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.prompts import DEFAULT_CLASS_NAME, check_count
@@ -45,7 +46,7 @@ class Features(NamedTuple):
     patches: torch.Tensor | None
 
 
-class WinClipPlusModel(nn.Module):
+class WinClipPlusModel(TakesClassNames, nn.Module):
     """WinCLIP, and WinCLIP+ as soon as there are reference images.
 
     Args:
@@ -184,15 +185,9 @@ class WinClipPlusModel(nn.Module):
             maps.append(distances[PATCHES])
         return torch.stack(maps).mean(dim=0).clamp(max=1)
 
-    def check_class_names(self, class_names: Sequence[str]) -> None:
-        """Make sure that the sentences about some classes can be encoded.
-
-        Raises:
-            ValueError: If a name makes a sentence longer than the text tower's context.
-        """
-        for name in class_names:
-            for side in self.prompts.sentences(name):
-                self.backbone.text.tokenize(side)
+    def sentences_about(self, class_name: str) -> list[str]:
+        """Write all sentences about a class, those of the normal states first."""
+        return self.prompts.all_sentences(class_name)
 
     def forward(
         self,
