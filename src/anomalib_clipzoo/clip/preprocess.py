@@ -52,7 +52,7 @@ def normalize(images: torch.Tensor, mean: Sequence[float] = MEAN, std: Sequence[
 
 
 def _resize(images: torch.Tensor, size: tuple[int, int], kernel: Resampling) -> torch.Tensor:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # sizes may be symbols
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # no graph can call Pillow
         return _resize_by_matrices(images, size, kernel, _filter_whole).to(images.dtype)
     height, width = images.shape[-2:]
     _check_pixels(height, width, size)

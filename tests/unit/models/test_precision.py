@@ -10,7 +10,7 @@ from anomalib.data import ImageBatch
 from anomalib_clipzoo.anomaly.losses import dice_loss, focal_loss, map_loss
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing
 from anomalib_clipzoo.anomaly.references import Reference
-from anomalib_clipzoo.anomaly.text_cache import TextCache
+from anomalib_clipzoo.anomaly.text_cache import TextCache, is_exporting
 from anomalib_clipzoo.clip import Backbone
 from anomalib_clipzoo.models.april_gan import AprilGanModel
 from anomalib_clipzoo.models.musc import MuScModel
@@ -225,6 +225,17 @@ def test_a_cache_follows_changes_that_leave_no_trace():
     compiled(torch.zeros(2))
     model.layer.weight.data.mul_(2)
     assert torch.equal(compiled(torch.zeros(2)), model(torch.zeros(2)))
+
+
+def test_export_is_told_from_compiling_and_from_running():
+    class Asks(torch.nn.Module):
+        def forward(self, values):
+            return values + is_exporting()
+
+    zero, asks = torch.zeros(1), Asks()
+    assert asks(zero) == 0
+    assert torch.compile(asks, backend="eager", fullgraph=True)(zero) == 0
+    assert torch.export.export(asks, (zero,), strict=False).module()(zero) == 1
 
 
 def test_exported_texts_are_constants_that_were_encoded_before():

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 import anomalib_clipzoo
 from anomalib_clipzoo.anomaly.prompts import class_names_of
+from anomalib_clipzoo.anomaly.text_cache import is_exporting
 from anomalib_clipzoo.clip import Backbone, default_image_size
 from anomalib_clipzoo.clip.config import TOY
 from anomalib_clipzoo.data import CategoryBatch, categories_of
@@ -228,7 +229,7 @@ class ClipZooModule(WholeExports):
     def forward(self, batch: torch.Tensor, *args: Any, **kwargs: Any) -> InferenceBatch:
         """Pre-process images ``(B, 3, H, W)``, 0..1, detect anomalies, post-process scores and maps."""
         del args, kwargs
-        if torch.compiler.is_compiling():
+        if is_exporting():
             return self._detect(batch)
         with torch.no_grad():
             return self._detect(batch)

@@ -15,6 +15,8 @@ from typing import Literal
 
 import torch
 
+from anomalib_clipzoo.anomaly.text_cache import is_exporting
+
 from .interval import Interval
 
 DistancePrecision = Literal["float32", "float16", "int8"]
@@ -102,7 +104,7 @@ def pool_scores(
 
 def in_batches(images: torch.Tensor, at_once: int) -> Sequence[torch.Tensor]:
     """Split images ``(B, ...)`` so that memory is bounded; an exported graph takes them as they come."""
-    return (images,) if torch.compiler.is_compiling() else images.split(at_once)
+    return (images,) if is_exporting() else images.split(at_once)
 
 
 def compress(features: torch.Tensor, precision: DistancePrecision) -> torch.Tensor:

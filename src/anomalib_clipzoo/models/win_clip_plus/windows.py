@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.maps import weighted_mean
 from anomalib_clipzoo.anomaly.precision import FullPrecisionBuffers, full_precision
+from anomalib_clipzoo.anomaly.text_cache import is_exporting
 from anomalib_clipzoo.clip import VisionTower
 from anomalib_clipzoo.clip.attention import attend, feed_forward, project_qkv, residual_block, single_token_block
 
@@ -170,7 +171,7 @@ class WindowEncoder(nn.Module):
 
     def _chunks(self, members: torch.Tensor, images: int) -> Iterator[torch.Tensor]:
         """Split the windows ``(W, L)`` so that those of all images together stay within ``window_batch``."""
-        if torch.compiler.is_compiling():  # an exported graph takes batches of any size
+        if is_exporting():  # an exported graph takes batches of any size
             return iter((members,))
         per_chunk = max(1, self.window_batch // images)
         return iter(members.chunk(-(-len(members) // per_chunk)))
