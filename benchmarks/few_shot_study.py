@@ -217,7 +217,7 @@ def over_seeds(rows: pd.DataFrame, by: str = "k") -> pd.DataFrame:
 def table(summary: pd.DataFrame, metric: str) -> pd.DataFrame:
     """One row a model, one column a number of references."""
     cells = summary[metric].apply(lambda row: f"{row['mean']:.3f} ± {row['std']:.3f}", axis=1)
-    return cells.unstack(level=1, sort=False)
+    return cells.unstack(level=1).reindex(summary.index.unique(0))
 
 
 def plot(summary: pd.DataFrame, path: Path) -> None:
@@ -248,9 +248,7 @@ def main() -> None:
         seen = by_weight(weights, arguments.root, SEEN_CATEGORIES[::3])
         seen.to_csv(arguments.output / "by_weight.csv")
         print(f"\nMean of image and pixel AUROC on seen categories by the references' share, over {SHOTS} references")
-        print(
-            seen.mean(axis=1).groupby(["model", "weight"], sort=False).mean().unstack(sort=False).round(3).to_string()
-        )
+        print(seen.mean(axis=1).groupby(["model", "weight"], sort=False).mean().unstack().round(3).to_string())
     if arguments.part != "weight":
         rows, kept = by_shots(weights, arguments.root)
         rows.to_csv(arguments.output / "by_shots.csv", index=False)
@@ -259,13 +257,7 @@ def main() -> None:
             print(f"\n{metric} AUROC on unseen categories, by number of references")
             print(table(summary, metric).to_string())
         print(f"\nAUROC with {TRAIN_IMAGES} references, by share of their patches that is kept")
-        print(
-            kept.groupby(["model", "kept"], sort=False)[["image", "pixel"]]
-            .mean()
-            .unstack(sort=False)
-            .round(3)
-            .to_string()
-        )
+        print(kept.groupby(["model", "kept"], sort=False)[["image", "pixel"]].mean().unstack().round(3).to_string())
         plot(summary, arguments.output / "few_shot.png")
 
 
