@@ -38,6 +38,7 @@ MODELS = {
     "AprilGan": (AprilGan, {"class_name": "screw"}),
     "AprilGan, few-shot": (AprilGan, {"class_name": "screw", "reference_layers": [2, 5], "sigma": 2.0}),
     "Crane": (Crane, {"layers": [2, 6], "image_token_at_test": True}),
+    "Crane, few-shot": (Crane, {"layers": [2, 6], "reference_layers": [2, 5]}),
     "MuSc, pool": (MuSc, {"distance_precision": "float16"}),
 }
 KEPT = {"few-shot": 2, "pool": 6}  # how many images a model keeps features of

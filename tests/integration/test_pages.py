@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-clipzoo authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The commands and programs of the pages on results run as they stand there."""
+"""The commands and programs of the pages on results and on exporting run as they stand there."""
 
 import re
 import shlex
@@ -16,6 +16,7 @@ from PIL import Image
 
 from anomalib_clipzoo.command import main
 from anomalib_clipzoo.data.drawing import DEFECTS, draw
+from anomalib_clipzoo.deploy.metadata import read_metadata
 from anomalib_clipzoo.results.reading import read_predictions
 from anomalib_clipzoo.tables import MEAN, read_csv
 
@@ -25,9 +26,11 @@ pytestmark = pytest.mark.slow
 
 TOP = Path(__file__).parents[2]
 PAGES = {
-    name: (TOP / "docs" / f"{name}.md").read_text() for name in ("your_parts", "thresholds", "papers_table", "report")
+    name: (TOP / "docs" / f"{name}.md").read_text()
+    for name in ("your_parts", "thresholds", "papers_table", "report", "deploy")
 }
 PARTS = {"good": (40, None), "bad": (4, next(iter(DEFECTS))), "new": (6, None)}
+EXPORTS = PAGES["deploy"].partition("## A service")[0]
 REPORT = {f"report.{end}" for end in ("html", "md", "tex", "csv")}
 
 
@@ -138,3 +141,29 @@ def test_the_benchmark_of_the_page_is_the_one_that_is_tested():
     command, report = (command for command in commands("report") if "benchmark" in command)
     assert command == "anomalib benchmark --config configs/benchmark/toy.yaml"  # test_all_models.py runs both
     assert report.startswith("clipzoo report runs/benchmark")
+
+
+def leave_a_short_quickstart(folder: Path) -> None:
+    """Leave what the quickstart leaves, after one step on one category."""
+    model = ("--model", "VcpClip", "--model.backbone", "toy", "--model.visualizer", "false")
+    short = ("--trainer.max_epochs", 1, "--trainer.limit_train_batches", 1, "--trainer.accelerator", "cpu")
+    forked_anomalib("train", *model, "--data", "ToyAD", "--data.category", "screw", *short, folder=folder)
+    results = folder / "results" / "VcpClip" / "ToyAD"
+    (results / "screw" / "v0").rename(results / "v0")
+
+
+def test_deploying_a_finished_quickstart(here):
+    leave_a_short_quickstart(here)
+    *exports, check, threshold = [line for line in commands("deploy") if line in EXPORTS and "pip install" not in line]
+    for command in exports:
+        run(command, here)
+    deployed = here / "deployed"
+    for stem in ("weights/onnx/model.onnx", "weights/openvino/model.xml", "weights/torch/model.pt"):
+        assert read_metadata(deployed / stem)["precision"] == "fp32"
+        assert f"`{stem.removeprefix('weights/')}`" in EXPORTS
+    assert read_metadata(deployed / "fp16/weights/openvino/model.xml")["precision"] == "fp16"
+    for program in blocks("deploy", "python"):
+        run_program(program, here)
+    run(check, here)
+    run(threshold, here)
+    assert read_metadata(deployed / "weights/onnx/model.onnx")["thresholds"]["origin"]["method"] == "set by hand"
