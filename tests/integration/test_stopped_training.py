@@ -37,6 +37,11 @@ def wait_for_epochs(count: int, folder: Path) -> Path:
     raise AssertionError(msg)
 
 
+def heed_interrupts() -> None:
+    """Undo what a shell does to processes in its background: they ignore SIGINT, and so do their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory) -> dict[signal.Signals, Path]:
     """Learned weights of trainings that were stopped by each signal in their fourth epoch or later."""
@@ -51,6 +56,7 @@ def stopped(tmp_path_factory) -> dict[signal.Signals, Path]:
                     env=environment(),
                     stdout=output,
                     stderr=output,
+                    preexec_fn=heed_interrupts,
                 )
         learned = {}
         for number, process in processes.items():
