@@ -48,7 +48,7 @@ class PatchReferences(ReferenceMemory):
     ) -> None:
         layers = vision.check_layers(layers)
         patches = (vision.grid[0] * vision.grid[1], vision.width)
-        super().__init__({_kind(layer): patches for layer in layers}, coreset_ratio=coreset_ratio, block=block)
+        super().__init__({kind_of(layer): patches for layer in layers}, coreset_ratio=coreset_ratio, block=block)
         self.layers = layers
         self.weight = weight
 
@@ -72,7 +72,7 @@ class PatchReferences(ReferenceMemory):
         """
         with torch.inference_mode(mode=False), torch.no_grad():  # plain tensors: they are saved, loaded and exported
             encoded = [encode(image[None].clone(), self.layers) for image in images]
-        kinds = {_kind(layer): torch.cat([patches[layer] for patches in encoded]) for layer in self.layers}
+        kinds = {kind_of(layer): torch.cat([patches[layer] for patches in encoded]) for layer in self.layers}
         self.remember(references, kinds)
 
     def layer_distances(self, patches: Patches, categories: Sequence[str | None]) -> torch.Tensor:
@@ -85,7 +85,7 @@ class PatchReferences(ReferenceMemory):
         Returns:
             Half of one minus the cosine to the closest, ``(K, B, N)``, 0..1.
         """
-        return torch.stack([self.distances(_kind(layer), patches[layer], categories) for layer in self.layers])
+        return torch.stack([self.distances(kind_of(layer), patches[layer], categories) for layer in self.layers])
 
     def weigh_in(
         self,
@@ -132,6 +132,6 @@ def raw_patches(vision: VisionTower, images: torch.Tensor, layers: Sequence[int]
     return tapped_patches(vision, images, layers)[1]
 
 
-def _kind(layer: int) -> str:
-    """Name the references' features of a layer."""
+def kind_of(layer: int) -> str:
+    """Name the features of a layer's patches."""
     return f"layer_{layer}"

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from anomalib.data.utils import LabelName
 from pandas import DataFrame
 
 from anomalib_clipzoo.data.image_files import image_size, mask_size
+from anomalib_clipzoo.digests import digest
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def shared_images(some: Iterable[str], others: Iterable[str]) -> list[str]:
 def _digest(path: Path, known: dict[Path, str]) -> str:
     """SHA-256 of a file's content, read once."""
     if path not in known:
-        known[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+        known[path] = digest(path)
     return known[path]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .metadata import describe_thresholds, read_metadata
+from .metadata import describe_thresholds, files_of, read_metadata
 from .thresholds import effective, is_bent
 
 if TYPE_CHECKING:
@@ -141,8 +141,7 @@ class Comparison:
 
 def size_of(file: Path) -> int:
     """Return the size in bytes of an exported file and of the weights beside it."""
-    parts = {file, file.with_suffix(".bin"), file.with_name(f"{file.name}.data")}
-    return sum(part.stat().st_size for part in parts if part.is_file())
+    return sum(part.stat().st_size for part in files_of(file))
 
 
 def _choose(folder: Path, count: int) -> list[Path]:
@@ -206,13 +205,10 @@ def compare(exported: Runtime, original: Runtime, paths: Sequence[Path]) -> Comp
 
 def _read(path: Path, size: tuple[int, int] | None) -> np.ndarray:
     """Read an image ``(1, 3, H, W)``, 0..1, as anomalib does; a file of a fixed input size gets it in that size."""
-    import torch
-    from torchvision.transforms.v2.functional import to_dtype, to_image
-
     from anomalib_clipzoo.clip.preprocess import resize_images
-    from anomalib_clipzoo.results.images import read_image
+    from anomalib_clipzoo.results.images import read_pixels
 
-    image = to_dtype(to_image(read_image(path)), torch.float32, scale=True)[None]
+    image = read_pixels(path)[None]
     return (resize_images(image, size) if size else image).numpy()
 
 

@@ -126,6 +126,18 @@ def _describe_memory(model: Any) -> dict[str, Any] | None:
 # ---- in files ----
 
 
+def main_file(path: str | Path) -> Path:
+    """Return the file that says what an export is: of OpenVINO's two, the ``.xml``, whichever was named."""
+    path = Path(path)
+    return path.with_suffix(".xml") if path.suffix == ".bin" else path
+
+
+def files_of(path: Path) -> list[Path]:
+    """List an exported file and those beside it that hold its numbers, which OpenVINO and large ONNX files have."""
+    numbers = (path.with_suffix(".bin"), path.with_name(f"{path.name}.data"))
+    return [path, *(part for part in numbers if part.is_file())]
+
+
 def write_metadata(path: str | Path, metadata: Mapping[str, Any]) -> None:
     """Write what a file says of itself into it, in the place of what it said before.
 
@@ -147,8 +159,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no exported file of this package, damaged, or of a newer version.
     """
-    path = Path(path)
-    path = path.with_suffix(".xml") if path.suffix == ".bin" else path
+    path = main_file(path)
     if not path.is_file():
         msg = f"There is no exported file at {str(path)!r}."
         raise FileNotFoundError(msg)

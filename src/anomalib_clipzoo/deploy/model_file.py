@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from anomalib_clipzoo.deploy.metadata import files_of
 from anomalib_clipzoo.deploy.scorer import EXPORTED, Scorer, identify, load_scorer
+from anomalib_clipzoo.digests import digest
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,5 @@ class ModelFile:
     def record(self) -> dict[str, Any]:
         """Say in plain data what scores depend on."""
         chosen = {key: value for key, value in asdict(self).items() if key not in {"file", "device", "threads"}}
-        numbers = (self.path.with_suffix(".bin"), self.path.with_name(f"{self.path.name}.data"))  # of .xml, of .onnx
-        files = [self.path, *(path for path in numbers if path.is_file() and self.path.suffix in EXPORTED)]
-        return {"model": self.name, "sha256": [_digest(path) for path in files], **chosen}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+        files = files_of(self.path) if self.path.suffix in EXPORTED else [self.path]
+        return {"model": self.name, "sha256": [digest(path) for path in files], **chosen}

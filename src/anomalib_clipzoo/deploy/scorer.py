@@ -293,8 +293,7 @@ def _load_learned(
         msg = f"{model} has to learn first: give its checkpoint or its learned weights."
         raise ValueError(msg)
     module.category = category or module.category
-    if hasattr(module, "prepare_export"):
-        module.prepare_export()
+    module.prepare_export()
     return _of_module(module, device, threads, version=module.arguments.learned.record.get("version") if path else None)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from anomalib_clipzoo.results.run_record import now
 
-from .metadata import FULL, read_metadata, write_metadata
+from .metadata import FULL, main_file, read_metadata, write_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def set_threshold(file: Path, value: float, pixel: float | None = None, *, raw: 
     given = {"image": value, "pixel": pixel}
     after = {kind: _moved(before[kind], given[kind], raw) for kind in KINDS}
     changed = {**metadata["thresholds"], **after, "origin": _by_hand()}
-    path = Path(file).with_suffix(".xml") if Path(file).suffix == ".bin" else Path(file)
+    path = main_file(file)
     write = {".onnx": _write_onnx, ".xml": _write_openvino}.get(path.suffix, _write_torch)
     _replace_whole(partial(write, metadata={**metadata, NAME: changed}), path)
     logger.info("Thresholds of %s on the model's own scale were %s, are %s.", path, before, after)

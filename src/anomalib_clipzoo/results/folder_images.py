@@ -14,9 +14,9 @@ import torch
 from anomalib.data import Batch, ImageBatch, ImageItem, NumpyImageBatch, NumpyImageItem, PredictDataset
 from anomalib.data.utils.image import is_image_file
 from torchvision.transforms.v2 import Transform
-from torchvision.transforms.v2.functional import to_dtype, to_image
+from torchvision.transforms.v2.functional import to_image
 
-from anomalib_clipzoo.results.images import read_image
+from anomalib_clipzoo.results.images import read_pixels
 
 
 @dataclass
@@ -84,7 +84,7 @@ class FolderImages(PredictDataset):
         """Read one image: ``(3, H, W)``, 0..1."""
         path = self.image_filenames[index]
         try:
-            image, problem = to_dtype(to_image(read_image(path)), torch.float32, scale=True), ""
+            image, problem = read_pixels(path), ""
         except ValueError as error:
             image, problem = to_image(torch.zeros(3, 8, 8)), str(error)
         if self.transform:

@@ -9,7 +9,10 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_dtype, to_image
 
 WHITE_16_BIT = 2**16 - 1
 # A 12-bit camera's white would come out at a sixteenth of the brightness; a scene as dark as that is less likely.
@@ -49,6 +52,11 @@ def read_image(path: str | Path | BytesIO) -> Image.Image:
     ) as error:  # Pillow's for broken PNG chunks is the second
         msg = f"the file is damaged or cannot be read ({error})"
         raise ValueError(msg) from error
+
+
+def read_pixels(path: str | Path) -> Tensor:
+    """Read an image as :func:`read_image` does: ``(3, H, W)``, 0..1."""
+    return to_dtype(to_image(read_image(path)), torch.float32, scale=True)
 
 
 def _from_deep(image: Image.Image) -> Image.Image:

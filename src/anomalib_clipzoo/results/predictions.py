@@ -19,6 +19,7 @@ from anomalib.visualization.image import visualizer as host
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from anomalib_clipzoo.digests import digest
 from anomalib_clipzoo.plugin.patches.images import names_of
 from anomalib_clipzoo.results.reading import PREDICTIONS_FILE, read_predictions
 from anomalib_clipzoo.results.rows import COLUMNS, Thresholds, rows_of
@@ -26,7 +27,6 @@ from anomalib_clipzoo.results.run_record import (
     RUN_FILE,
     RunRecord,
     describe_data,
-    fingerprint_of,
     installed_packages,
     now,
     seed_in_force,
@@ -262,7 +262,7 @@ def _record_of(trainer: Trainer, pl_module: LightningModule) -> RunRecord:
         data=describe_data(getattr(trainer, "datamodule", None)),
         seed=seed_in_force(),
         epochs=trainer.current_epoch,
-        weights={str(path): fingerprint_of(path) for path in _loaded(trainer, pl_module)},
+        weights={str(path): digest(path) for path in _loaded(trainer, pl_module)},
         thresholds=asdict(Thresholds.of(getattr(pl_module, "post_processor", None))),
         heatmap_tile=heatmap_tile(visualizer) if visualizer else None,
         packages=installed_packages(),

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -104,11 +103,6 @@ def seed_in_force() -> int | None:
     """Tell the seed that Lightning's ``seed_everything`` was last given in this process or its parent."""
     seed = os.environ.get("PL_GLOBAL_SEED")
     return int(seed) if seed else None
-
-
-def fingerprint_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file's content: where files are equal, weights are the same."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def describe_origin(origin: Any) -> str:

@@ -17,11 +17,11 @@ from anomalib.visualization.image.item_visualizer import visualize_image_item
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.v2.functional import InterpolationMode, resize, to_dtype, to_image
+from torchvision.transforms.v2.functional import InterpolationMode, resize
 
 from anomalib_clipzoo.plugin.patches.images import common_folder, image_paths
 from anomalib_clipzoo.results.folder_images import problems_of
-from anomalib_clipzoo.results.images import read_image
+from anomalib_clipzoo.results.images import read_pixels
 from anomalib_clipzoo.results.rows import LABELS, Thresholds
 
 LINE = 24
@@ -130,7 +130,7 @@ class HeatmapVisualizer(ImageVisualizer):
         """Read the image, and enlarge or reduce the masks, so that contours are a pixel wide in the picture."""
         changes: dict[str, Any] = {}
         if item.image_path is not None:
-            changes = {"image": to_dtype(to_image(read_image(item.image_path)), scale=True), "image_path": None}
+            changes = {"image": read_pixels(item.image_path), "image_path": None}
         width, height = self.field_size
         for name in ("gt_mask", "pred_mask"):
             mask = getattr(item, name)

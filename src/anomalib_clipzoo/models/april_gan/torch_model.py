@@ -17,7 +17,7 @@ from torch import nn
 
 from anomalib_clipzoo.anomaly.class_names import TakesClassNames
 from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, upsample
-from anomalib_clipzoo.anomaly.patch_references import Patches, PatchReferences, raw_patches, tapped_patches
+from anomalib_clipzoo.anomaly.patch_references import Patches, PatchReferences, kind_of, raw_patches, tapped_patches
 from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.projections import PatchProjections
 from anomalib_clipzoo.anomaly.prompts import (
@@ -137,7 +137,7 @@ class AprilGanModel(TakesClassNames, nn.Module):
     def frozen_features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Run the frozen image tower on images ``(B, 3, H, W)`` for patches of the projected layers ``(B, N, D)``."""
         patches = self.image_features(images, self.layers).patches
-        return {_kind(layer): patches[layer] for layer in self.layers}
+        return {kind_of(layer): patches[layer] for layer in self.layers}
 
     def logits(self, patches: Mapping[int, torch.Tensor], text_features: torch.Tensor) -> torch.Tensor:
         """Compare each layer's projected patches with text ``(B or 1, 2, E)``: logits of an anomaly, ``(K, B, N)``."""
@@ -158,7 +158,7 @@ class AprilGanModel(TakesClassNames, nn.Module):
 
     def layer_maps_of(self, features: Mapping[str, torch.Tensor], class_names: Sequence[str]) -> torch.Tensor:
         """Do what is learned on the image tower's features: all of :meth:`layer_maps` but the tower itself."""
-        patches = {layer: features[_kind(layer)] for layer in self.layers}
+        patches = {layer: features[kind_of(layer)] for layer in self.layers}
         return self._probabilities(self.logits(patches, self.text_features(class_names)))
 
     def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
@@ -212,8 +212,3 @@ class AprilGanModel(TakesClassNames, nn.Module):
         maps = self.smoothing(maps).clamp(0, 1)  # interpolation rounds
         maxima = self.ranges.scale(maps.amax(dim=(1, 2)), categories)
         return InferenceBatch(pred_score=(score + maxima) / 2, anomaly_map=maps)
-
-
-def _kind(layer: int) -> str:
-    """Name the features of a layer's patches."""
-    return f"layer_{layer}"

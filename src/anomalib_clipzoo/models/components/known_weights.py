@@ -3,9 +3,10 @@
 
 """The papers' published checkpoints, as far as their hashes are known: what a file is, whatever its name."""
 
-import hashlib
 from pathlib import Path
 from types import MappingProxyType
+
+from anomalib_clipzoo.digests import digest
 
 KNOWN_WEIGHTS = MappingProxyType(
     {
@@ -48,11 +49,6 @@ OF_OTHER_METHODS = MappingProxyType(
     }
 )
 """Files whose tensors look like those of a model here, but were learned with another: SHA-256, and what it is."""
-
-
-def digest(path: Path) -> str:
-    """Return a file's SHA-256."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def name_of(path: Path) -> str | None:

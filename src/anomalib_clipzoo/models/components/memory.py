@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anomalib_clipzoo.anomaly.references import ImageMemory, Reference, choose_references, images_by_category
-from anomalib_clipzoo.results.images import read_image
+from anomalib_clipzoo.results.images import read_pixels
 
 from .module import ClipZooModule
 from .weights import LearnedWeights
@@ -84,7 +83,7 @@ class MemoryModule(ClipZooModule):
     def _read(self, reference: Reference) -> torch.Tensor:
         """Read an image ``(1, 3, H, W)``, of any size and colour mode, and pre-process it as those of a batch are."""
         try:
-            image = to_dtype(to_image(read_image(reference.path)), torch.float32, scale=True)[None]
+            image = read_pixels(reference.path)[None]
         except ValueError as error:
             msg = f"{reference.path} is to be in the {self.MEMORY}, but {error}. Replace it or leave it out."
             raise ValueError(msg) from error

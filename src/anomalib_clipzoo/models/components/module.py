@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import anomalib_clipzoo
+from anomalib_clipzoo.anomaly.class_names import TakesClassNames
 from anomalib_clipzoo.anomaly.prompts import class_names_of
 from anomalib_clipzoo.anomaly.text_cache import is_exporting
 from anomalib_clipzoo.clip import Backbone, default_image_size
@@ -219,7 +220,7 @@ class ClipZooModule(WholeExports):
 
     @property
     def _takes_class_names(self) -> bool:
-        return "class_names" in inspect.signature(self.model.forward).parameters
+        return isinstance(self.model, TakesClassNames)
 
     def _check_class_names(self, names: Sequence[str]) -> None:
         """Make sure, before anything long starts, that what images show can be put in words."""
