@@ -14,19 +14,18 @@ only where the filter overshoots.
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from PIL.Image import Resampling
 
+from .filter_weights import FIXED_POINT, HALF, REACH, filter_weights, filter_weights_in_single, split
+
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 LEVELS = 255.0
-HALF = 2.0**11
-FIXED_POINT = HALF**2  # Pillow rounds filter weights to this fraction
-SUPPORT = 2  # how far the widest kernel reaches, in pixels of the coarser grid
 BLOCK = 12  # output pixels that share a window: wider windows hold more zeros, narrower ones overlap more
 CHUNK = 2**22  # input pixels that are resized at once, or one image plane, which bounds the memory
 
@@ -111,13 +110,11 @@ def _filter_in_bands(levels: torch.Tensor, target: int, kernel: Resampling) -> t
 
 def _filter_whole(levels: torch.Tensor, target: int, kernel: Resampling) -> torch.Tensor:
     """Resize the last axis, 8-bit levels ``(..., L)`` to ``(..., T)``, by a matrix that is part of the graph."""
+    high, low = filter_weights_in_single(levels.shape[-1], target, kernel, levels.device)
     # Autocast leaves double precision alone; runtimes of exported graphs may have none.
-    precision = torch.float64 if torch.is_autocast_enabled(levels.device.type) else torch.float32
-    length = levels.shape[-1]
-    pixels = torch.arange(length, device=levels.device)
-    outputs = torch.arange(target, device=levels.device)
-    weights = _weights(outputs, pixels[:, None], length, target, kernel, axis=0)
-    return _round_products([levels.to(precision) @ part for part in _split(weights, precision)])
+    if torch.is_autocast_enabled(levels.device.type):
+        return _round_products([levels.double() @ (high.double() * HALF + low)])
+    return _round_products([levels @ high, levels @ low])
 
 
 class _Bands(NamedTuple):
@@ -127,7 +124,7 @@ class _Bands(NamedTuple):
 
     Attributes:
         pixels: Indices of the windows' pixels, ``(blocks * window)``.
-        weights: Weights ``(blocks, window, BLOCK)``, see :func:`_split`.
+        weights: Weights ``(blocks, window, BLOCK)``, in single precision in two halves, see :func:`split`.
     """
 
     pixels: torch.Tensor
@@ -141,45 +138,16 @@ def _bands(length: int, target: int, kernel: Resampling, device: torch.device, p
     outputs = torch.arange(0, target, BLOCK)[:, None] + torch.arange(BLOCK)
     outputs = outputs.clamp(max=target - 1)  # the last block repeats the last pixel
     stretch = max(length, target) / target
-    window = min(length, int(((BLOCK - 1) * length / target) + 2 * SUPPORT * stretch) + 2)
-    first = ((outputs[:, 0] + 0.5) * length / target - SUPPORT * stretch - 0.5).floor().long()
+    window = min(length, int(((BLOCK - 1) * length / target) + 2 * REACH * stretch) + 2)
+    first = ((outputs[:, 0] + 0.5) * length / target - REACH * stretch - 0.5).floor().long()
     pixels = first.clamp(0, length - window)[:, None] + torch.arange(window)
-    weights = _weights(outputs[:, None, :], pixels[:, :, None], length, target, kernel, axis=1)
-    return _Bands(pixels.flatten().to(device), [part.to(device) for part in _split(weights, precision)])
-
-
-def _weights(
-    outputs: torch.Tensor,
-    pixels: torch.Tensor,
-    length: int,
-    target: int,
-    kernel: Resampling,
-    axis: int,
-) -> torch.Tensor:
-    """Fixed-point weights of input pixels in output pixels, summing to one along an axis.
-
-    The kernel widens when shrinking. Distances are fractions of whole numbers, exact also in runtimes without double
-    precision.
-    """
-    distances = ((2 * pixels + 1) * target - (2 * outputs + 1) * length).abs()
-    largest: Any = torch.sym_max(length, target)
-    weights = KERNELS[kernel](distances.double() / (2 * largest))
-    return (weights / weights.sum(dim=axis, keepdim=True) * FIXED_POINT).round()
-
-
-def _split(weights: torch.Tensor, precision: torch.dtype) -> list[torch.Tensor]:
-    """Give weights the form in which sums of their products with 8-bit levels are exact.
-
-    That is as they are in double precision, in two halves of 11 bits each in single precision.
-    """
-    if precision == torch.float64:
-        return [weights]
-    high = (weights / HALF).round()
-    return [high.float(), (weights - high * HALF).float()]
+    weights = filter_weights(outputs[:, None, :], pixels[:, :, None], length, target, kernel, axis=1)
+    parts = [weights] if precision == torch.float64 else split(weights)
+    return _Bands(pixels.flatten().to(device), [part.to(device) for part in parts])
 
 
 def _round_products(products: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Bring products of levels with weights, see :func:`_split`, back to 8-bit levels, rounding halves up as Pillow."""
+    """Bring products of levels with weights, or with their halves, back to 8-bit levels, halves rounded up."""
     if len(products) == 1:
         return _to_levels(products[0] / FIXED_POINT)
     high, low = products
@@ -189,18 +157,3 @@ def _round_products(products: Sequence[torch.Tensor]) -> torch.Tensor:
 def _to_levels(values: torch.Tensor) -> torch.Tensor:
     """Round halves up to 8-bit levels, as Pillow does."""
     return (values + 0.5).floor_().clamp_(0.0, LEVELS)
-
-
-def _bicubic(distance: torch.Tensor, a: float = -0.5) -> torch.Tensor:
-    """Keys' cubic kernel with Pillow's a = -0.5, zero beyond a distance of 2."""
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = (((distance - 5) * distance + 8) * distance - 4) * a
-    return torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(far)))
-
-
-def _bilinear(distance: torch.Tensor) -> torch.Tensor:
-    """Triangle kernel, zero beyond a distance of 1."""
-    return (1 - distance).clamp(min=0)
-
-
-KERNELS = {Resampling.BICUBIC: _bicubic, Resampling.BILINEAR: _bilinear}
