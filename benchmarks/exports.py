@@ -35,15 +35,17 @@ from anomalib_clipzoo.deploy.check import Comparison, Side, compare, size_of
 from anomalib_clipzoo.deploy.runtimes import OnnxRuntime, OpenVinoRuntime, Outputs, Runtime, TorchRuntime
 
 CLASS_NAME = "object"  # one export serves several categories
-CASES = {
+ZERO_SHOT = {
     "VcpClip": {},
     "AnomalyClip": {},
     "AdaClip": {"class_name": CLASS_NAME},
     "AprilGan": {"class_name": CLASS_NAME},
-    "AprilGan, 2 references": {"class_name": CLASS_NAME, "k_shot": 2},
     "Crane": {},
     "WinClipPlus": {"class_name": CLASS_NAME},
-    "WinClipPlus, 2 references": {"class_name": CLASS_NAME, "k_shot": 2},
+}
+CASES = {
+    **ZERO_SHOT,
+    **{f"{name}, 2 references": {**arguments, "k_shot": 2} for name, arguments in ZERO_SHOT.items()},
     "MuSc, pool of 10": {"pool_size": 10},
 }
 SIZES = ((96, 96), (64, 64), (200, 200), (80, 144))  # height and width of images in pixels; the toy's own first
