@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -245,23 +244,3 @@ def escape_latex(text: str) -> str:
     """Write text so that LaTeX shows it as it is."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     return "".join(special.get(letter, rf"\{letter}" if letter in "&%$#_{}" else letter) for letter in text)
-
-
-# ---- files ----
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that its name never stands for half of it: beside it first, then renamed.
-
-    Raises:
-        OSError: If it cannot be written, a full disk for instance; the message names the file, and an earlier file of
-            that name is still there.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise type(error)(error.errno, f"Could not be written: {error.strerror}", str(path)) from error

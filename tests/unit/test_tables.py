@@ -17,9 +17,7 @@ from anomalib_clipzoo.tables import (
     to_csv,
     to_latex,
     to_markdown,
-    write_whole,
 )
-from tests.disk import small_disk
 
 ROWS = [
     Row("metal_nut", "", 20, 30, {"image_AUROC": Figure(0.912345678, 0.85, 0.95), "pixel_F1Max": Figure(0.4)}),
@@ -107,13 +105,3 @@ def test_latex():
         r"\bottomrule",
         r"\end{tabular}",
     ]
-
-
-def test_a_full_disk_leaves_the_earlier_file_and_names_it(tmp_path):
-    path = tmp_path / "metrics.csv"
-    write_whole(path, "first")
-    with small_disk(3), pytest.raises(OSError, match="Could not be written") as raised:
-        write_whole(path, "second")
-    assert raised.value.filename == str(path)
-    assert path.read_text() == "first"
-    assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]

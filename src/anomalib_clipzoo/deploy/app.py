@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from .limits import MOST_PIXELS
+
 
 def app(
     model: str = "WinClipPlus",
@@ -17,7 +19,7 @@ def app(
     port: int = 7860,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     max_megabytes: int = 20,
-    max_pixels: int = 50_000_000,
+    max_pixels: int = MOST_PIXELS,
     browser: bool = False,
 ) -> None:
     """Show a page in the browser to try models on images, with reference images, heatmaps and a threshold to move.

@@ -15,10 +15,10 @@ from anomalib_clipzoo.clip.preprocess import resize_images
 from anomalib_clipzoo.data.image_files import check_upright
 from anomalib_clipzoo.results.images import read_image
 
+from .limits import MOST_PIXELS
+
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 """Formats that are decoded: each further decoder is one more that damaged files may be made for."""
-MOST_PIXELS = 50_000_000
-"""Decoded, an image of so many pixels takes 150 MB."""
 
 
 class TooManyPixelsError(ValueError):

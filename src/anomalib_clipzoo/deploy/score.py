@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Literal
 
+from .limits import MOST_PIXELS
+
 UNREADABLE = 3
 """Exit status where some images could not be read, as of ``anomalib predict``."""
 
@@ -27,7 +29,7 @@ def score(
     threshold: float | None = None,
     pixel_threshold: float | None = None,
     category: str | None = None,
-    max_pixels: int = 50_000_000,
+    max_pixels: int = MOST_PIXELS,
 ) -> int:
     """Score all images of a folder or an object store, in memory that does not grow with their number.
 

@@ -10,6 +10,8 @@ import socket
 from pathlib import Path
 from typing import Literal
 
+from .limits import MOST_PIXELS
+
 TOKEN = "CLIPZOO_TOKEN"  # the name of the variable, not a token
 
 
@@ -26,7 +28,7 @@ def serve(
     pixel_threshold: float | None = None,
     category: str | None = None,
     max_megabytes: float = 20,
-    max_pixels: int = 50_000_000,
+    max_pixels: int = MOST_PIXELS,
     timeout: float = 30,
 ) -> None:
     """Answer over HTTP what a model says of images that are sent to it.

@@ -30,6 +30,7 @@ from anomalib_clipzoo.metrics.observations import Observations, PixelObservation
 from anomalib_clipzoo.metrics.per_category import PerCategory
 from anomalib_clipzoo.metrics.rows import rows_of
 from anomalib_clipzoo.tables import MEAN, Figure, Row
+from anomalib_clipzoo.writing import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -213,6 +214,6 @@ def _cell(figure: Figure | None) -> str:
 
 def write_results(rows: Sequence[Row], folder: Path, caption: str) -> None:
     """Write results as ``metrics.csv``, ``metrics.md`` and ``metrics.tex``, each whole or not at all."""
-    tables.write_whole(folder / METRICS_FILE, tables.to_csv(rows))
-    tables.write_whole(folder / "metrics.md", tables.to_markdown(rows, caption))
-    tables.write_whole(folder / "metrics.tex", tables.to_latex(rows, caption))
+    write_whole(folder / METRICS_FILE, tables.to_csv(rows))
+    write_whole(folder / "metrics.md", tables.to_markdown(rows, caption))
+    write_whole(folder / "metrics.tex", tables.to_latex(rows, caption))

@@ -34,7 +34,7 @@ from anomalib_clipzoo.results.run_record import (
 from anomalib_clipzoo.results.summary import print_summary, summarize
 from anomalib_clipzoo.results.table_file import TableFile
 from anomalib_clipzoo.results.visualizer import HeatmapVisualizer, heatmap_tile, writes_nothing
-from anomalib_clipzoo.tables import write_whole
+from anomalib_clipzoo.writing import write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from anomalib_clipzoo.tables import write_whole
+from anomalib_clipzoo.writing import write_whole
 
 RUN_FILE = "run.json"
 FEW_CATEGORIES = 5

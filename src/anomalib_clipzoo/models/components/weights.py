@@ -5,8 +5,6 @@
 
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -18,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from anomalib_clipzoo.clip.files import check_tensors, read_file, state_dict_problems
+from anomalib_clipzoo.writing import write_whole
 
 from .known_weights import name_of
 
@@ -154,13 +153,8 @@ def from_checkpoint(path: Path, model: str, checkpoint: Mapping[str, Any]) -> Le
 def write_learned_weights(path: str | Path, state: State, record: Mapping[str, Any]) -> Path:
     """Write learned weights and their record to a ``.safetensors`` file, which is there whole or not at all."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    content = save(tensors, metadata={RECORD: json.dumps(record)})
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        fresh = Path(scratch) / path.name
-        fresh.write_bytes(content)
-        os.replace(fresh, path)  # noqa: PTH105  # by its name that says what it does
+    write_whole(path, save(tensors, metadata={RECORD: json.dumps(record)}))
     return path
 
 

@@ -21,7 +21,8 @@ from anomalib_clipzoo.results.report.comparison import SHOWN_DIGITS, Comparison,
 from anomalib_clipzoo.results.report.gallery import Gallery
 from anomalib_clipzoo.results.report.runs import Run
 from anomalib_clipzoo.results.run_record import describe_origin, describe_references, now
-from anomalib_clipzoo.tables import MEAN, escape_latex, escape_markdown, label_of, write_whole
+from anomalib_clipzoo.tables import MEAN, escape_latex, escape_markdown, label_of
+from anomalib_clipzoo.writing import write_whole
 
 COMPARED = {"kind", "threshold", "of raw scores", "fitted on"}
 """Headings of the table of runs under which the report marks what differs, beside the packages' versions."""
