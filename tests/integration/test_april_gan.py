@@ -13,7 +13,8 @@ pytestmark = pytest.mark.slow
 
 
 class TestQuickstart(QuickstartCommands):
-    model, floors = "AprilGan", {"pixel_AUROC": 0.85}  # image scores are CLIP's own
+    # Seeds come to 0.60 to 0.76 before learning, to 0.885 and more after; image scores are CLIP's own.
+    model, floors = "AprilGan", {"pixel_AUROC": 0.85}
 
 
 @pytest.fixture(scope="module")

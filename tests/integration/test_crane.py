@@ -11,5 +11,5 @@ pytestmark = pytest.mark.slow
 
 
 class TestQuickstart(QuickstartCommands):
-    model, floors = "Crane", {"pixel_AUROC": 0.905}  # image scores are 0.86 before learning
-    gain = 0.015  # three attentions by themselves come to 0.89, whatever the seed
+    model, floors = "Crane", {"pixel_AUROC": 0.9}  # seeds come to 0.909 to 0.911; image scores are 0.86 before learning
+    gain = 0.015  # seeds gain 0.020 to 0.024: three attentions come to 0.89 by themselves
