@@ -29,7 +29,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 import anomalib_clipzoo
-from anomalib_clipzoo.anomaly.patch_references import raw_patches
+from anomalib_clipzoo.anomaly.patch_references import tapped_patches
 from anomalib_clipzoo.anomaly.references import Reference, choose_references
 from anomalib_clipzoo.data import MultiCategory
 from anomalib_clipzoo.data.toy import SEEN_CATEGORIES, TRAIN_IMAGES, UNSEEN_CATEGORIES, ToyAD
@@ -94,7 +94,7 @@ class Study:
         if self.windows:
             return self.model.encode(images, with_patches=True)
         layers = self.model.references.layers
-        return dict(raw_patches(self.model.backbone.vision, images, layers))
+        return tapped_patches(self.model.backbone.vision, images, layers)[1]
 
     def choose(self, seen: Seen, k_shot: int, seed: int) -> None:
         """Make normal images references, as the model itself would choose them."""
@@ -123,10 +123,10 @@ class Study:
     def _weigh(self, seen: Seen, distances: Tensor) -> tuple[Tensor, Tensor]:
         references = self.model.references
         if isinstance(self.module, AprilGan):
-            maps = references.weigh(seen.maps, self.model._upsample(distances[None])[0])
+            maps = references.weigh(seen.maps, self.model.maps.upsample(distances[None])[0])
             return (seen.score + maps.amax(dim=(1, 2))) / 2, maps
         score = references.weigh(seen.score, distances.amax(dim=1))
-        return score, references.weigh(seen.maps, self.model._smooth(distances[None])[0])
+        return score, references.weigh(seen.maps, self.model.maps(distances))
 
     def _judge_windows(self, seen: Seen, weights: Sequence[float]) -> Iterator[tuple[float, Tensor, Tensor]]:
         category = [seen.images.category]

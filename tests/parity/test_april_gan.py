@@ -153,7 +153,7 @@ def test_few_shot_map(build, golden, k_shot):
     distances = model.references.layer_distances(features.patches, CLASSES)
     close(2 * distances, golden[f"few.k{k_shot}.distances"])  # the reference goes without the half
     if k_shot == 4:
-        summed = model._upsample(distances).sum(dim=0) * 2
+        summed = model.maps.upsample(distances).sum(dim=0) * 2
         close(summed, golden["few.k4.reference_map"])
     output = model(golden["input.image"], CLASSES, CLASSES)
     summed = output.anomaly_map * 3 * len(LAYERS)  # the reference sums over layers, 0..1 and 0..2; we average
@@ -202,7 +202,7 @@ def test_other_layers_for_references_than_for_texts(build, golden):
         for category in CLASSES:
             remember(each, category, reference_images(category))
     distances = whole.references.layer_distances(whole.image_features(golden["input.image"], LAYERS).patches, CLASSES)
-    expected = golden["zero.map"] + 2 * whole._upsample(distances[[0, 2]]).sum(dim=0)
+    expected = golden["zero.map"] + 2 * whole.maps.upsample(distances[[0, 2]]).sum(dim=0)
     close(model(golden["input.image"], CLASSES, CLASSES).anomaly_map * (4 + 2 * 2), expected)
 
 

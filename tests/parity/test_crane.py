@@ -108,7 +108,7 @@ def test_pooling_score_and_map(build, golden):
     close(model.image_embedding(features, patches), golden["pool.fused"])
     close(model.pool(features, patches), golden["pool.feature"])
     close(image, golden["score.logits"])
-    close(model._upsample(patches.sigmoid())[0, 0], golden["map.unsmoothed.image0"])
+    close(model.maps.upsample(patches.sigmoid())[0, 0], golden["map.unsmoothed.image0"])
     output = model(golden["input.image"])
     close(output.pred_score, golden["score"])
     close(output.anomaly_map, golden["map.final"])

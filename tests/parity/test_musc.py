@@ -276,7 +276,7 @@ def test_metrics(build, score, about, name, count, arguments):
         if row < count:
             masks[row, top:bottom, left:right] = 1
     found = score(count, ["bad" if label else "good" for label in labels], **arguments)
-    images, pixels = found.images.numpy(), build().enlarge(found.patch_maps).numpy()
+    images, pixels = found.images.numpy(), build().maps(found.patch_maps).numpy()
     image, pixel = about["metrics"][name]
     for expected, truth, values in ((image, labels, images), (pixel, masks.ravel(), pixels.ravel())):
         measured = [roc_auc_score(truth, values), best_f1(truth, values), average_precision_score(truth, values)]

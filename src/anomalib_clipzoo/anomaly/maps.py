@@ -5,9 +5,14 @@
 
 import torch
 from scipy.ndimage import gaussian_filter1d
+from torch import nn
 from torch.nn import functional
 
+from anomalib_clipzoo.clip import VisionTower
+
 from .precision import FullPrecisionBuffers, full_precision
+
+PAPER_SIZE = 518  # pixels of an image's height that the papers state sizes in pixels for
 
 
 def upsample(
@@ -64,16 +69,44 @@ class GaussianSmoothing(FullPrecisionBuffers):
 
     def __init__(self, size: tuple[int, int], sigma: float) -> None:
         super().__init__()
-        self.register_buffer("rows", _filter_matrix(size[0], sigma), persistent=False)
-        self.register_buffer("columns", _filter_matrix(size[1], sigma).T.contiguous(), persistent=False)
+        self.sigma = sigma
+        if sigma:
+            self.register_buffer("rows", _filter_matrix(size[0], sigma), persistent=False)
+            self.register_buffer("columns", _filter_matrix(size[1], sigma).T.contiguous(), persistent=False)
 
     @full_precision
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Smooth maps ``(..., H, W)``, 0..1; rounding may take none of them out of that range."""
-        return (self.rows @ maps @ self.columns).clamp(0, 1)
+        smoothed = self.rows @ maps @ self.columns if self.sigma else maps
+        return smoothed.clamp(0, 1)
+
+
+class PatchMaps(nn.Module):
+    """Brings values of patches to maps at the image's resolution.
+
+    Args:
+        vision: The image tower, which says where patches are.
+        sigma: Gaussian smoothing of the maps in pixels; ``None`` for the paper's.
+        paper_sigma: The paper's, for images of 518 pixels; it is scaled by height.
+        align_corners: See :func:`upsample`.
+    """
+
+    def __init__(
+        self, vision: VisionTower, sigma: float | None = None, *, paper_sigma: float = 0.0, align_corners: bool
+    ) -> None:
+        super().__init__()
+        self.grid, self.size, self.align_corners = vision.grid, vision.image_size, align_corners
+        self.smooth = GaussianSmoothing(self.size, paper_sigma * self.size[0] / PAPER_SIZE if sigma is None else sigma)
+
+    def upsample(self, patches: torch.Tensor) -> torch.Tensor:
+        """Bring values of patches ``(K, B, N)`` to the image's resolution, ``(K, B, H, W)``."""
+        return upsample(patches, self.grid, self.size, align_corners=self.align_corners)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Bring values of patches ``(B, N)``, 0..1, to smoothed maps ``(B, H, W)``, 0..1 in spite of rounding."""
+        return self.smooth(self.upsample(patches[None])[0])
 
 
 def _filter_matrix(length: int, sigma: float) -> torch.Tensor:
     identity = torch.eye(length, dtype=torch.float64).numpy()
-    filtered = gaussian_filter1d(identity, sigma, axis=0) if sigma > 0 else identity
-    return torch.from_numpy(filtered).float()
+    return torch.from_numpy(gaussian_filter1d(identity, sigma, axis=0)).float()

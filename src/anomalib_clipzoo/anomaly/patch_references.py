@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from anomalib.data import InferenceBatch
 
-from anomalib_clipzoo.clip import VisionTower
+from anomalib_clipzoo.clip import Backbone, VisionTower
 
 from .maps import weighted_mean
 from .references import REFERENCE_BLOCK, REFERENCE_WEIGHT, Reference, ReferenceMemory
@@ -57,24 +57,6 @@ class PatchReferences(ReferenceMemory):
         """Image blocks whose patch tokens are wanted of a test image: none as long as there are no references."""
         return self.layers if len(self) else ()
 
-    def add(
-        self,
-        references: Sequence[Reference],
-        images: torch.Tensor,
-        encode: Callable[[torch.Tensor, tuple[int, ...]], Patches],
-    ) -> None:
-        """Keep the patches of normal images in place of those that their categories had.
-
-        Args:
-            references: Which images they are, K of them.
-            images: The images, normalised as test images are, ``(K, 3, H, W)``; one at a time is encoded.
-            encode: Returns patches of images after the image blocks asked for.
-        """
-        with torch.inference_mode(mode=False), torch.no_grad():  # plain tensors: they are saved, loaded and exported
-            encoded = [encode(image[None].clone(), self.layers) for image in images]
-        kinds = {kind_of(layer): torch.cat([patches[layer] for patches in encoded]) for layer in self.layers}
-        self.remember(references, kinds)
-
     def layer_distances(self, patches: Patches, categories: Sequence[str | None]) -> torch.Tensor:
         """Compare each layer's patches with those of the references, wherever they are in the image.
 
@@ -105,17 +87,32 @@ class PatchReferences(ReferenceMemory):
             maps: Its own maps ``(B, H, W)``, 0..1.
             patches: Patches of the images.
             categories: Category of each image, or one for all.
-            to_map: Brings values of patches ``(1, B, N)`` to maps ``(1, B, H, W)``, as the model does with its own.
+            to_map: Brings values of patches ``(B, N)`` to maps, as the model does with its own.
         """
         if len(self):
             distances = self.layer_distances(patches, self.resolve(categories)).mean(dim=0)
             score = self.weigh(score, distances.amax(dim=1))
-            maps = self.weigh(maps, to_map(distances[None])[0])
+            maps = self.weigh(maps, to_map(distances))
         return InferenceBatch(pred_score=score, anomaly_map=maps)
 
     def weigh(self, own: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
         """Return the weighted mean of a model's own values and distances to the references, all 0..1."""
         return weighted_mean(own, distances, self.weight).clamp(0, 1)  # it rounds
+
+
+class ComparesPatches:
+    """A torch model whose references are patches of its frozen tower, as they leave the blocks."""
+
+    backbone: Backbone
+    references: PatchReferences
+
+    def remember(self, images: torch.Tensor, references: Sequence[Reference]) -> None:
+        """Make normal images ``(K, 3, H, W)`` references; they are normalised as test images are."""
+        self.references.add(references, images, self._reference_features)
+
+    def _reference_features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        _, patches = tapped_patches(self.backbone.vision, images, self.references.layers)
+        return {kind_of(layer): each for layer, each in patches.items()}
 
 
 def tapped_patches(
@@ -125,11 +122,6 @@ def tapped_patches(
     layers = sorted(set(layers))
     image, tokens = vision(images, layers)
     return image, {layer: each[:, 1:] for layer, each in zip(layers, tokens, strict=True)}
-
-
-def raw_patches(vision: VisionTower, images: torch.Tensor, layers: Sequence[int]) -> Patches:
-    """Run the image tower on images ``(B, 3, H, W)`` for the patches after some blocks alone."""
-    return tapped_patches(vision, images, layers)[1]
 
 
 def kind_of(layer: int) -> str:

@@ -5,7 +5,7 @@
 
 import json
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,6 +97,14 @@ def choose_references(images: Sequence[str], count: int, seed: int, category: st
     return shuffled[:count]
 
 
+def rows_by_category(categories: Sequence[str | None]) -> dict[str | None, list[int]]:
+    """Return which rows of a batch or set are of each category, in the order in which these come."""
+    rows: dict[str | None, list[int]] = {}
+    for row, category in enumerate(categories):
+        rows.setdefault(category, []).append(row)
+    return rows
+
+
 class ImageMemory(FullPrecisionBuffers):
     """Features of images of all categories that others are compared with, kept with the model's weights.
 
@@ -140,6 +148,7 @@ class ImageMemory(FullPrecisionBuffers):
         """What all features take, in memory and in files."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers(recurse=False)) / 1e6
 
+    @torch.inference_mode(mode=False)  # plain tensors: they are saved, loaded and exported
     def remember(self, images: Sequence[Reference], features: Mapping[str, torch.Tensor]) -> None:
         """Store references in place of those that their categories had.
 
@@ -153,6 +162,7 @@ class ImageMemory(FullPrecisionBuffers):
         self._describe([*self.images, *images])
         self.restored = False
 
+    @torch.inference_mode(mode=False)
     def forget(self, categories: Collection[str | None]) -> None:
         """Drop the references of some categories."""
         kept = [row for row, image in enumerate(self.images) if image.category not in categories]
@@ -251,6 +261,24 @@ class ReferenceMemory(ImageMemory):
         self.coreset_ratio = coreset_ratio
         self.block = block
 
+    def add(
+        self,
+        references: Sequence[Reference],
+        images: torch.Tensor,
+        encode: Callable[[torch.Tensor], Mapping[str, torch.Tensor]],
+    ) -> None:
+        """Encode normal images, one at a time, and store them in place of those that their categories had.
+
+        Args:
+            references: Which images they are, K of them.
+            images: The images, normalised as test images are, ``(K, 3, H, W)``.
+            encode: Returns features of each kind, not normalised, of images.
+        """
+        with torch.no_grad():
+            encoded = [encode(image[None]) for image in images]
+        features = {kind: torch.cat([each[kind] for each in encoded]) for kind in self.kinds}
+        self.remember(references, features)
+
     def remember(self, images: Sequence[Reference], features: Mapping[str, torch.Tensor]) -> None:
         """Store references in place of those that their categories had.
 
@@ -267,8 +295,7 @@ class ReferenceMemory(ImageMemory):
     def _coresets(images: Sequence[Reference], features: torch.Tensor, ratio: float) -> torch.Tensor:
         """Choose a coreset of each category's features."""
         kept = features.new_empty(len(features), coreset_size(features.shape[1], ratio), features.shape[2])
-        for category in {image.category for image in images}:
-            rows = [row for row, image in enumerate(images) if image.category == category]
+        for rows in rows_by_category([image.category for image in images]).values():
             kept[rows] = coreset(features[rows], ratio)
         return kept
 
@@ -284,12 +311,11 @@ class ReferenceMemory(ImageMemory):
             Half of one minus the cosine to the closest reference, ``(B, N)``, 0..1.
         """
         features = unit(features)
-        distinct = list(dict.fromkeys(categories))
-        if len(distinct) == 1:
-            return _distances(features, self._positions(kind, distinct[0]), self.block)
+        groups = rows_by_category(categories)
+        if len(groups) == 1:
+            return _distances(features, self._positions(kind, categories[0]), self.block)
         distances = features.new_empty(features.shape[:2])
-        for category in distinct:
-            rows = [row for row, name in enumerate(categories) if name == category]
+        for category, rows in groups.items():
             distances[rows] = _distances(features[rows], self._positions(kind, category), self.block)
         return distances
 

@@ -95,6 +95,15 @@ def test_without_references_nothing_changes(model_class, tiny):
     assert torch.equal(after.pred_score, before.pred_score)
 
 
+def test_what_is_kept_in_a_run_is_plain(model_class, tiny):
+    module = build(model_class, tiny)
+    with torch.inference_mode():  # as runs are
+        remember(module, category="screw")
+        remember(module, category="nut")
+        module.model.references.forget(["nut"])
+    assert not any(kept.is_inference() or kept.requires_grad for kept in module.model.references.buffers())
+
+
 @torch.no_grad()
 def test_alone_they_tell_known_from_unknown_images(model_class, tiny):
     module = build(model_class, tiny, reference_weight=1.0)

@@ -106,7 +106,7 @@ def test_windows_that_are_sure_make_a_map_within_its_range(tiny, monkeypatch, va
 def test_patches_that_are_sure_make_a_map_within_its_range(tiny, monkeypatch):
     """Bilinear weights may add up to more than one."""
     clip = Backbone(tiny, None)
-    assert MuScModel(clip).enlarge(torch.ones(1, 16)).max() <= 1
+    assert MuScModel(clip).maps(torch.ones(1, 16)).max() <= 1
     model = AprilGanModel(clip, layers=[2, 4], reference_weight=1.0)
     model.remember(torch.randn(1, 3, 32, 32), [Reference(None, "good.png")])
     monkeypatch.setattr(model.references, "layer_distances", lambda *_: torch.ones(2, 2, 16))

@@ -8,7 +8,6 @@ https://arxiv.org/abs/2407.15795. Where paper and published code differ, this fo
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +15,8 @@ from anomalib.data import InferenceBatch
 from torch import nn
 
 from anomalib_clipzoo.anomaly.class_names import TakesClassNames
-from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, upsample
-from anomalib_clipzoo.anomaly.patch_references import PatchReferences, raw_patches
+from anomalib_clipzoo.anomaly.maps import PatchMaps, abnormal_logit
+from anomalib_clipzoo.anomaly.patch_references import ComparesPatches, PatchReferences
 from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.projections import PatchProjections
 from anomalib_clipzoo.anomaly.prompts import (
@@ -27,7 +26,7 @@ from anomalib_clipzoo.anomaly.prompts import (
     NORMAL_STATES,
     check_count,
 )
-from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT, Reference
+from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT
 from anomalib_clipzoo.clip import Backbone, VisionFeatures
 
 from .fusion import HsfMode, HybridSemanticFusion, check_fusion
@@ -41,7 +40,6 @@ from .prompting import (
 )
 from .sentences import StateSentences
 
-PAPER_SIZE = 518
 SIGMA = 4.0  # pixels of 518
 LOGIT_SCALE = 100.0  # a constant: CLIP's own learned scale is not used
 HSF_SHARE = 0.2  # of the fused feature in the image feature; the reference code
@@ -71,7 +69,7 @@ class Logits(NamedTuple):
     image: torch.Tensor
 
 
-class AdaClipModel(TakesClassNames, nn.Module):
+class AdaClipModel(TakesClassNames, ComparesPatches, nn.Module):
     """AdaCLIP: a frozen CLIP with hybrid prompts in both towers, projections, and hybrid semantic fusion.
 
     Args:
@@ -139,8 +137,7 @@ class AdaClipModel(TakesClassNames, nn.Module):
         self.patch_projections = PatchProjections(len(self.layers), vision.width, joint)
         self.class_projection: Any = nn.Linear(joint, joint) if hsf != "most_anomalous" else None
         self.fusion: Any = HybridSemanticFusion(hsf, k_clusters) if hsf else None
-        height = vision.image_size[0]
-        self.smoothing = GaussianSmoothing(vision.image_size, SIGMA * height / PAPER_SIZE if sigma is None else sigma)
+        self.maps = PatchMaps(vision, sigma, paper_sigma=SIGMA, align_corners=True)
         self.references = PatchReferences(
             vision,
             self.layers if reference_layers is None else reference_layers,
@@ -242,22 +239,7 @@ class AdaClipModel(TakesClassNames, nn.Module):
 
     def probabilities_of(self, logits: Logits) -> Probabilities:
         """Bring logits to the image's resolution as probabilities."""
-        return Probabilities(self._upsample(logits.layers).sigmoid(), logits.image.sigmoid())
-
-    def _upsample(self, logits: torch.Tensor) -> torch.Tensor:
-        """Bring logits ``(K, B, N)`` to the image's resolution, ``(K, B, H, W)``."""
-        vision = self.backbone.vision
-        return upsample(logits, vision.grid, vision.image_size, align_corners=True)
-
-    def remember(self, images: torch.Tensor, references: Sequence[Reference]) -> None:
-        """Make normal images ``(K, 3, H, W)`` references, one at a time; they are normalised as test images are.
-
-        Their patches are those of the tower without prompts, which training leaves as they are.
-        """
-        self.references.add(references, images, partial(raw_patches, self.backbone.vision))
-
-    def _smooth(self, patches: torch.Tensor) -> torch.Tensor:
-        return self.smoothing(self._upsample(patches))
+        return Probabilities(self.maps.upsample(logits.layers).sigmoid(), logits.image.sigmoid())
 
     def forward(
         self,
@@ -280,5 +262,5 @@ class AdaClipModel(TakesClassNames, nn.Module):
         check_count(categories, images, "categories")
         frozen, patches = self.tapped_features(images, self.references.taps)
         layers, image = self.logits_of(frozen, class_names)
-        maps = self.smoothing(self._upsample(layers.mean(dim=0, keepdim=True))[0].sigmoid())
-        return self.references.weigh_in(image.sigmoid(), maps, patches, categories, self._smooth)
+        maps = self.maps.smooth(self.maps.upsample(layers.mean(dim=0, keepdim=True))[0].sigmoid())
+        return self.references.weigh_in(image.sigmoid(), maps, patches, categories, self.maps)

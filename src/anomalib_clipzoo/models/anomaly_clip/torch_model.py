@@ -8,7 +8,6 @@ https://arxiv.org/abs/2310.18961. Where paper and published code differ, this fo
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,11 +15,11 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, upsample
-from anomalib_clipzoo.anomaly.patch_references import Patches, PatchReferences, raw_patches
+from anomalib_clipzoo.anomaly.maps import PatchMaps, abnormal_logit
+from anomalib_clipzoo.anomaly.patch_references import ComparesPatches, Patches, PatchReferences
 from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.prompts import check_count
-from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT, Reference
+from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT
 from anomalib_clipzoo.anomaly.text_cache import TextCache
 from anomalib_clipzoo.clip import Backbone
 
@@ -36,7 +35,6 @@ from .prompting import (
     ObjectAgnosticPrompts,
 )
 
-PAPER_SIZE = 518
 SIGMA = 4.0  # pixels of 518
 TEMPERATURE = 0.07  # constant; CLIP's own logit scale is not used
 
@@ -72,7 +70,7 @@ class Similarities(NamedTuple):
     patches: torch.Tensor
 
 
-class AnomalyClipModel(nn.Module):
+class AnomalyClipModel(ComparesPatches, nn.Module):
     """AnomalyCLIP: a frozen CLIP, two learned prompts for any object, and a local stream beside the image tower.
 
     Args:
@@ -137,8 +135,7 @@ class AnomalyClipModel(nn.Module):
             half_prompts=half_prompts,
             image_token=image_token,
         )
-        height = vision.image_size[0]
-        self.smoothing = GaussianSmoothing(vision.image_size, SIGMA * height / PAPER_SIZE if sigma is None else sigma)
+        self.maps = PatchMaps(vision, sigma, paper_sigma=SIGMA, align_corners=False)
         self.references = PatchReferences(
             vision,
             self.dual_path.layers if reference_layers is None else reference_layers,
@@ -183,23 +180,11 @@ class AnomalyClipModel(nn.Module):
 
     def layer_maps(self, patches: torch.Tensor) -> torch.Tensor:
         """Bring logits of patches ``(K, B, N)`` to the image's resolution as probabilities: ``(K, B, H, W)``."""
-        return self._upsample(patches.sigmoid())
-
-    def remember(self, images: torch.Tensor, references: Sequence[Reference]) -> None:
-        """Make normal images ``(K, 3, H, W)`` references, one at a time; they are normalised as test images are."""
-        self.references.add(references, images, partial(raw_patches, self.backbone.vision))
+        return self.maps.upsample(patches.sigmoid())
 
     def fuse(self, patches: torch.Tensor) -> torch.Tensor:
         """Make one map ``(B, H, W)`` of all layers' logits ``(K, B, N)``: the mean of their probabilities, smoothed."""
-        return self._smooth(patches.sigmoid().mean(dim=0, keepdim=True))[0]
-
-    def _smooth(self, patches: torch.Tensor) -> torch.Tensor:
-        """Bring values of patches ``(K, B, N)`` to smoothed maps ``(K, B, H, W)``."""
-        return self.smoothing(self._upsample(patches))
-
-    def _upsample(self, patches: torch.Tensor) -> torch.Tensor:
-        vision = self.backbone.vision
-        return upsample(patches, vision.grid, vision.image_size, align_corners=False)
+        return self.maps(patches.sigmoid().mean(dim=0))
 
     def forward(self, images: torch.Tensor, categories: Sequence[str | None] = (None,)) -> InferenceBatch:
         """Detect and segment anomalies.
@@ -216,7 +201,7 @@ class AnomalyClipModel(nn.Module):
         features = self.image_features(images, self.references.taps)
         image, patches = self.compare(features, self.text_features_for(features))
         score, maps = abnormal_logit(image).sigmoid(), self.fuse(patches)
-        return self.references.weigh_in(score, maps, features.own, categories, self._smooth)
+        return self.references.weigh_in(score, maps, features.own, categories, self.maps)
 
     # ---- text features, once per set of prompts ----
 

@@ -19,7 +19,6 @@ class MaximumRanges(ImageMemory):
     def __init__(self) -> None:
         super().__init__({LIMITS: (1, 2)})
 
-    @torch.inference_mode(mode=False)
     def keep(self, ranges: Mapping[str | None, tuple[float, float]]) -> None:
         """Keep the (smallest, largest) maximum of some categories."""
         limits = torch.tensor(list(ranges.values()), device=self.get_buffer(LIMITS).device).reshape(-1, 1, 2)

@@ -8,7 +8,6 @@ challenge tracks 1&2", https://arxiv.org/abs/2305.17382. Nothing in it is advers
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,8 +15,8 @@ from anomalib.data import InferenceBatch
 from torch import nn
 
 from anomalib_clipzoo.anomaly.class_names import TakesClassNames
-from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, upsample
-from anomalib_clipzoo.anomaly.patch_references import Patches, PatchReferences, kind_of, raw_patches, tapped_patches
+from anomalib_clipzoo.anomaly.maps import PatchMaps, abnormal_logit
+from anomalib_clipzoo.anomaly.patch_references import ComparesPatches, Patches, PatchReferences, kind_of, tapped_patches
 from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.projections import PatchProjections
 from anomalib_clipzoo.anomaly.prompts import (
@@ -51,7 +50,7 @@ class Features(NamedTuple):
     patches: Patches
 
 
-class AprilGanModel(TakesClassNames, nn.Module):
+class AprilGanModel(TakesClassNames, ComparesPatches, nn.Module):
     """APRIL-GAN: a frozen CLIP whose patch tokens are projected to where its sentences about a class are.
 
     As soon as there are reference images, patches are compared with theirs as well.
@@ -105,7 +104,7 @@ class AprilGanModel(TakesClassNames, nn.Module):
             vision, reference_layers, reference_weight, coreset_ratio=coreset_ratio, block=reference_block
         )
         self.ranges = MaximumRanges()
-        self.smoothing = GaussianSmoothing(vision.image_size, sigma) if sigma else nn.Identity()
+        self.maps = PatchMaps(vision, sigma, align_corners=True)
         self._texts = TextCache()
 
     # ---- text ----
@@ -162,18 +161,13 @@ class AprilGanModel(TakesClassNames, nn.Module):
         return self._probabilities(self.logits(patches, self.text_features(class_names)))
 
     def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        return self._upsample(logits).sigmoid()
-
-    def _upsample(self, patches: torch.Tensor) -> torch.Tensor:
-        """Bring values of patches ``(K, B, N)`` to the image's resolution, ``(K, B, H, W)``."""
-        vision = self.backbone.vision
-        return upsample(patches, vision.grid, vision.image_size, align_corners=True)
+        return self.maps.upsample(logits).sigmoid()
 
     # ---- references ----
 
     def remember(self, images: torch.Tensor, references: Sequence[Reference]) -> None:
-        """Make normal images ``(K, 3, H, W)`` references, one at a time; they are normalised as test images are."""
-        self.references.add(references, images, partial(raw_patches, self.backbone.vision))
+        """Make normal images ``(K, 3, H, W)`` references; they are normalised as test images are."""
+        super().remember(images, references)
         self.ranges.forget({reference.category for reference in references})  # those of maps with other references
 
     # ---- all of it ----
@@ -205,10 +199,10 @@ class AprilGanModel(TakesClassNames, nn.Module):
         score = (abnormal_logit(image) / self.temperature)[:, 0].sigmoid()
         maps = self._probabilities(self.logits(features.patches, text)).mean(dim=0)
         if not few_shot:
-            return InferenceBatch(pred_score=score, anomaly_map=self.smoothing(maps).clamp(0, 1))
+            return InferenceBatch(pred_score=score, anomaly_map=self.maps.smooth(maps))
         categories = self.references.resolve(categories)
         distances = self.references.layer_distances(features.patches, categories)
-        maps = self.references.weigh(maps, self._upsample(distances.mean(dim=0, keepdim=True))[0])
-        maps = self.smoothing(maps).clamp(0, 1)  # interpolation rounds
+        maps = self.references.weigh(maps, self.maps.upsample(distances.mean(dim=0, keepdim=True))[0])
+        maps = self.maps.smooth(maps)
         maxima = self.ranges.scale(maps.amax(dim=(1, 2)), categories)
         return InferenceBatch(pred_score=(score + maxima) / 2, anomaly_map=maps)

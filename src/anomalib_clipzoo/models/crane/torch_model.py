@@ -163,11 +163,11 @@ class CraneModel(AnomalyClipModel):
         """
         if self.upsampling == "bilinear":
             return super().layer_maps(patches)
-        vision = self.backbone.vision
-        return functional.interpolate(patches.sigmoid().unflatten(-1, vision.grid), vision.image_size, mode="nearest")
+        maps = self.maps
+        return functional.interpolate(patches.sigmoid().unflatten(-1, maps.grid), maps.size, mode="nearest")
 
     def fuse(self, patches: torch.Tensor) -> torch.Tensor:
         """Make one smoothed map ``(B, H, W)`` of all layers' logits ``(K, B, N)``."""
         if self.soft_mean:
             return super().fuse(patches)
-        return self.smoothing(self._upsample(patches.mean(dim=0, keepdim=True))[0].sigmoid())
+        return self.maps.smooth(self.maps.upsample(patches.mean(dim=0, keepdim=True))[0].sigmoid())

@@ -255,7 +255,7 @@ class MuSc(MemoryModule, AnomalibModule):
             predictions = self.model(batch.image, self.categories(batch), batch.image_path)
         else:
             patch_maps, scores = zip(*(self.whole[file] for file in batch.image_path), strict=True)
-            maps = self.model.enlarge(torch.stack(patch_maps))
+            maps = self.model.maps(torch.stack(patch_maps))
             predictions = InferenceBatch(pred_score=torch.stack(scores), anomaly_map=maps)
         return batch.update(**predictions._asdict())
 

@@ -15,7 +15,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional
 
-from anomalib_clipzoo.anomaly.maps import upsample
+from anomalib_clipzoo.anomaly.maps import PatchMaps
 from anomalib_clipzoo.anomaly.references import Reference
 from anomalib_clipzoo.clip import Backbone, quarter_layers
 
@@ -29,7 +29,6 @@ from .sets import divide
 
 Release = Literal["current", "first"]
 
-PAPER_SIZE = 518
 R_LIST = (1, 3, 5)
 INTERVAL = (0.0, 0.3)
 RESCORE_WINDOWS = (1, 2, 3)
@@ -94,6 +93,7 @@ class MuScModel(nn.Module):
         self.seed = seed
         self.distance_precision: DistancePrecision = distance_precision
         self.release = release
+        self.maps = PatchMaps(vision, align_corners=True)
         self.pool = Pool(backbone, self.layers)
 
     @property
@@ -151,17 +151,11 @@ class MuScModel(nn.Module):
         else:
             each = list(categories) * len(images) if len(categories) == 1 else categories
             found = self.score_sets(batches_of(images), each)
-        return InferenceBatch(pred_score=found.images, anomaly_map=self.enlarge(found.patch_maps))
-
-    def enlarge(self, patch_maps: torch.Tensor) -> torch.Tensor:
-        """Bring maps ``(B, L)`` to the images' resolution, ``(B, H, W)``."""
-        vision = self.backbone.vision
-        maps = upsample(patch_maps[:, None], vision.grid, vision.image_size, align_corners=True)[:, 0]
-        return maps.clamp(0, 1)  # interpolation rounds
+        return InferenceBatch(pred_score=found.images, anomaly_map=self.maps(found.patch_maps))
 
     def peaks(self, patch_maps: torch.Tensor) -> torch.Tensor:
         """Return the largest pixel of each map ``(B, L)``, as ``(B,)``; the patches' own values lie between pixels."""
-        return torch.cat([self.enlarge(maps).amax(dim=(1, 2)) for maps in in_batches(patch_maps, AT_ONCE)])
+        return torch.cat([self.maps(maps).amax(dim=(1, 2)) for maps in in_batches(patch_maps, AT_ONCE)])
 
     # ---- sets whose images score each other ----
 

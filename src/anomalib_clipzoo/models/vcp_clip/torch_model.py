@@ -8,19 +8,18 @@ https://arxiv.org/abs/2407.12276. Where paper and published code differ, this fo
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_clipzoo.anomaly.maps import GaussianSmoothing, abnormal_logit, top_mean, upsample
-from anomalib_clipzoo.anomaly.patch_references import Patches, PatchReferences, raw_patches, tapped_patches
+from anomalib_clipzoo.anomaly.maps import PAPER_SIZE, PatchMaps, abnormal_logit, top_mean
+from anomalib_clipzoo.anomaly.patch_references import ComparesPatches, Patches, PatchReferences, tapped_patches
 from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.projections import PatchProjections
 from anomalib_clipzoo.anomaly.prompts import check_count
-from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT, Reference
+from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT
 from anomalib_clipzoo.clip import Backbone
 
 from .post_vcp import PostVcp, inverse_temperature
@@ -28,7 +27,6 @@ from .prompting import DeepTextPrompts, GappedSentences, PreVcp, encode_gapped
 
 NORMAL_PROMPTS = ("a photo of a good {}",)
 ABNORMAL_PROMPTS = ("a photo of a damaged {}",)
-PAPER_SIZE = 518
 TOP_PIXELS = 2000  # of 518 x 518
 SIGMA = 8.0  # pixels of 518
 
@@ -47,7 +45,7 @@ class LayerMaps(NamedTuple):
     post: torch.Tensor | None
 
 
-class VcpClipModel(nn.Module):
+class VcpClipModel(ComparesPatches, nn.Module):
     """VCP-CLIP: a frozen CLIP, prompts that know the image, and two anomaly maps.
 
     Args:
@@ -116,7 +114,7 @@ class VcpClipModel(nn.Module):
         if self.top_pixels > height * width:
             msg = f"top_pixels {self.top_pixels} is more than the {height * width} pixels of an image."
             raise ValueError(msg)
-        self.smoothing = GaussianSmoothing((height, width), SIGMA * height / PAPER_SIZE if sigma is None else sigma)
+        self.maps = PatchMaps(vision, sigma, paper_sigma=SIGMA, align_corners=True)
         self.references = PatchReferences(
             vision,
             self.layers if reference_layers is None else reference_layers,
@@ -164,25 +162,13 @@ class VcpClipModel(nn.Module):
 
     def _probabilities(self, logits: torch.Tensor | None) -> torch.Tensor | None:
         """Upsample logits ``(K, B, N, 2)``, then take the abnormal share: ``(K, B, H, W)``."""
-        return None if logits is None else self._upsample(abnormal_logit(logits)).sigmoid()
-
-    def _upsample(self, patches: torch.Tensor) -> torch.Tensor:
-        """Bring values of patches ``(K, B, N)`` to the image's resolution, ``(K, B, H, W)``."""
-        vision = self.backbone.vision
-        return upsample(patches, vision.grid, vision.image_size, align_corners=True)
-
-    def _smooth(self, patches: torch.Tensor) -> torch.Tensor:
-        return self.smoothing(self._upsample(patches))
+        return None if logits is None else self.maps.upsample(abnormal_logit(logits)).sigmoid()
 
     def branch_maps(self, maps: LayerMaps) -> list[tuple[float, torch.Tensor]]:
         """Return each branch's weight in the fused map and its mean over layers, ``(B, H, W)``."""
         base, post = maps
         weighted = [(self.base_weight, base), (1 - self.base_weight, post)]
         return [(weight, maps.mean(dim=0)) for weight, maps in weighted if maps is not None]
-
-    def remember(self, images: torch.Tensor, references: Sequence[Reference]) -> None:
-        """Make normal images ``(K, 3, H, W)`` references, one at a time; they are normalised as test images are."""
-        self.references.add(references, images, partial(raw_patches, self.backbone.vision))
 
     def forward(self, images: torch.Tensor, categories: Sequence[str | None] = (None,)) -> InferenceBatch:
         """Detect and segment anomalies.
@@ -201,7 +187,7 @@ class VcpClipModel(nn.Module):
         maps = self.branch_maps(self.layer_maps_of(self._own(image, patches)))
         score = torch.stack([top_mean(branch, self.top_pixels) for _, branch in maps]).mean(dim=0)
         fused = torch.stack([weight * branch for weight, branch in maps]).sum(dim=0)
-        return self.references.weigh_in(score, self.smoothing(fused), patches, categories, self._smooth)
+        return self.references.weigh_in(score, self.maps.smooth(fused), patches, categories, self.maps)
 
 
 def _check(branch: str, prompt_len: int, deep_prompt_len: int, joint: int, text_width: int) -> None:

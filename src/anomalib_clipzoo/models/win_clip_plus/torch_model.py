@@ -15,7 +15,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 
 from anomalib_clipzoo.anomaly.class_names import TakesClassNames
-from anomalib_clipzoo.anomaly.maps import abnormal_logit, upsample, weighted_mean
+from anomalib_clipzoo.anomaly.maps import PatchMaps, abnormal_logit, weighted_mean
 from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.prompts import DEFAULT_CLASS_NAME, check_count
 from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, Reference, ReferenceMemory
@@ -101,6 +101,7 @@ class WinClipPlusModel(TakesClassNames, nn.Module):
             shapes[PATCHES] = (grid[0] * grid[1], backbone.vision.width)
         self.references = ReferenceMemory(shapes, coreset_ratio=coreset_ratio, block=reference_block)
         self.reference_weight = reference_weight
+        self.maps = PatchMaps(backbone.vision, align_corners=False)
         self.texts = TextCache()
 
     def encode(self, images: torch.Tensor, *, with_patches: bool) -> Features:
@@ -118,16 +119,8 @@ class WinClipPlusModel(TakesClassNames, nn.Module):
         return Features(image.float(), [scale.float() for scale in windows], patches)
 
     def remember(self, images: torch.Tensor, references: Sequence[Reference]) -> None:
-        """Make normal images ``(K, 3, H, W)`` references, one at a time; they are normalised as test images are."""
-        with torch.inference_mode(mode=False), torch.no_grad():  # plain tensors: they are saved, loaded and exported
-            encoded = [self.encode(image[None].clone(), with_patches=True) for image in images]
-            self.references.remember(
-                references,
-                {
-                    kind: torch.cat([self._by_kind(features)[kind] for features in encoded])
-                    for kind in self.references.kinds
-                },
-            )
+        """Make normal images ``(K, 3, H, W)`` references; they are normalised as test images are."""
+        self.references.add(references, images, lambda image: self._by_kind(self.encode(image, with_patches=True)))
 
     def _by_kind(self, features: Features) -> dict[str, torch.Tensor]:
         kinds = dict(zip(self.window_kinds, features.windows, strict=True))
@@ -217,9 +210,7 @@ class WinClipPlusModel(TakesClassNames, nn.Module):
             distances = self.reference_map(features, self.references.resolve(categories))
             grid_map = self.fuse(grid_map, distances)
             score = weighted_mean(score, distances.amax(dim=1), self.reference_weight)
-        vision = self.backbone.vision
-        anomaly_map = upsample(grid_map[:, None], vision.grid, vision.image_size, align_corners=False)[:, 0]
-        anomaly_map = anomaly_map.clamp(0, 1)  # interpolation rounds
+        anomaly_map = self.maps(grid_map)
         if self.variant.score == "map":
             score = anomaly_map.amax(dim=(1, 2))
         return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
