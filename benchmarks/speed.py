@@ -8,6 +8,7 @@ python benchmarks/speed.py --quick                                  # all models
 python benchmarks/speed.py --only VcpClip --parts inference         # a part of the table, at the paper's architecture
 python benchmarks/speed.py --minutes 1                              # no more than about a minute for each part
 python benchmarks/speed.py                                          # all of it: an hour and more on two cores
+python benchmarks/speed.py --parts exports                          # exported files, which an extra's packages run
 python benchmarks/speed.py --gpu                                    # on an accelerator, with its name
 ```
 
@@ -30,6 +31,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from functools import lru_cache, partial
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,6 @@ import torch
 from anomalib.data import ImageBatch, ImageItem
 from anomalib.data.utils import read_image
 from lightning.pytorch import Callback, Trainer
-from open_clip.factory import get_model_config
 from open_clip.model import CLIP
 from PIL import Image
 from torch import Tensor, nn
@@ -48,10 +49,14 @@ from torch.utils.data import DataLoader, Dataset
 
 import anomalib_clipzoo
 from anomalib_clipzoo.anomaly.references import Reference
+from anomalib_clipzoo.clip.config import read_config
+from anomalib_clipzoo.deploy.extras import needs
+from anomalib_clipzoo.deploy.runtimes import OnnxRuntime, OpenVinoRuntime, Runtime
 from anomalib_clipzoo.models.components.feature_cache import FeatureCache, MemoryStore
 
 MODELS = ("VcpClip", "AnomalyClip", "AdaClip", "AprilGan", "Crane", "MuSc", "WinClipPlus")
 PARTS = ("inference", "training", "epochs", "evaluation", "memory")
+EXPORTS = "exports"  # a part that is taken only when it is asked for
 SWEEPS = ("size", "batch", "k", "classes")
 QUICK = {"backbone": "ViT-B-16", "image_size": 224}
 SIZES = (224, 336, 448, 518, 784)
@@ -92,7 +97,7 @@ def bare_tower(module: Any) -> nn.Module:
 @lru_cache(maxsize=1)
 def open_clips_tower(name: str, image_size: tuple[int, int], quick_gelu: bool) -> nn.Module:
     """Build open_clip's own image tower with random weights; the text tower is let go."""
-    config = get_model_config(name)
+    config = read_config(name)
     config["vision_cfg"]["image_size"] = image_size
     clip = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=quick_gelu)
     return clip.visual.eval()
@@ -283,6 +288,25 @@ def evaluation(name: str, batch: int, device: torch.device, arguments: dict[str,
         yield 0, row, dict(zip(("seconds", "cpu"), times, strict=True))
 
 
+def exported(module: Any, folder: Path) -> dict[str, Runtime]:
+    """Export a model as users do, to files that hold single precision, and open them."""
+    module.eval().has_learned = True
+    size, threads = tuple(module.hparams.image_size), torch.get_num_threads()
+    module(torch.rand(1, 3, *size))  # texts are constants of the files
+    return {
+        "ONNX Runtime": OnnxRuntime(module.to_onnx(folder, input_size=size), threads=threads),
+        "OpenVINO": OpenVinoRuntime(module.to_openvino(folder, input_size=size), threads=threads),
+    }
+
+
+def export_rows(module: Any, runtimes: dict[str, Runtime], batch: int) -> dict[str, Run]:
+    """Passes of the tower, and of a model and its exported files from images of its size to thresholded maps."""
+    name, images = type(module).__name__, images_for(module, batch)
+    levels = images.sigmoid()  # 0..1, as these take them
+    files = {f"{name}, {runtime}": partial(run, levels.numpy()) for runtime, run in runtimes.items()}
+    return {TOWER: tower_pass(module, images), f"{name}, PyTorch": partial(module, levels), **files}
+
+
 # ---- measuring ----
 
 
@@ -331,8 +355,19 @@ def print_peak(name: str, batch: int, row: str, given: dict[str, Any]) -> None:
         del module
         gc.collect()
     else:
-        run = whole_pass(module, images) if row == name else training_step(module, images)
+        run = memory_rows(module)[row](images)
     print(peak_memory(run))
+
+
+def memory_rows(module: Any) -> dict[str, Callable[[Tensor], Run]]:
+    """What a model's memory is measured for, beside the bare tower's."""
+    name = type(module).__name__
+    rows: dict[str, Callable[[Tensor], Run]] = {name: partial(whole_pass, module)}
+    if hasattr(module.model, "references"):
+        rows[f"{name}, {SHOTS} references"] = lambda images: whole_pass(with_references(module), images)
+    if module.LEARNS:
+        rows[f"{name}, training step"] = partial(training_step, module)
+    return rows
 
 
 def memory_of(name: str, batch: int, row: str, given: dict[str, Any]) -> float:
@@ -412,6 +447,12 @@ def parts_of(
             yield {**where, "part": "epochs"}, epochs(name, batch, device, given, arguments.turns)
         if "evaluation" in arguments.parts:
             yield {**where, "part": "evaluation"}, evaluation(name, batch, device, given)
+    if EXPORTS in arguments.parts and name != "MuSc":  # whose files compare images with a pool's
+        with tempfile.TemporaryDirectory() as folder:
+            module = build(name, device, **given)
+            runtimes = exported(module, Path(folder))
+            for batch in arguments.batch:
+                yield {"model": name, "batch": batch, "part": EXPORTS}, measure(export_rows(module, runtimes, batch))
 
 
 def sweep(
@@ -435,12 +476,12 @@ def sweep(
 
 
 def print_memory(names: Sequence[str], arguments: argparse.Namespace, around: dict[str, Any]) -> None:
-    """Measure peak memory of the tower, of a pass and of a training step, each in a process of its own."""
+    """Measure peak memory of the tower, of passes and of a training step, each in a process of its own."""
     given = given_to_models(arguments)
     for name in names:
-        learns = getattr(anomalib_clipzoo, name).LEARNS
+        rows = [TOWER, *memory_rows(build(name, torch.device("cpu"), backbone="toy"))]
         for batch in arguments.batch:
-            for row in [TOWER, name, *([f"{name}, training step"] if learns else [])]:
+            for row in rows:
                 gib = memory_of(name, batch, row, given)
                 print(f"{name}, batch {batch}, peak memory of {row}: {gib:.2f} GiB", flush=True)
                 line = {"model": name, "batch": batch, "part": "memory", "row": row, "gib": gib, **around}
@@ -463,7 +504,13 @@ def arguments_of(line: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=MODELS, default=MODELS, metavar="MODEL", help="these models alone")
-    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="these parts alone")
+    parser.add_argument(
+        "--parts",
+        nargs="*",
+        choices=(*PARTS, EXPORTS),
+        default=PARTS,
+        help="these parts alone; exports, on a processor, is no part of what runs when none is named",
+    )
     parser.add_argument("--sweep", nargs="*", choices=SWEEPS, default=[], help="cost against image size and the like")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4], help="images in a batch")
     parser.add_argument("--turns", type=int, default=5, help="how often each is run")
@@ -480,17 +527,29 @@ def arguments_of(line: Sequence[str] | None = None) -> argparse.Namespace:
     if arguments.quick:
         arguments.batch, arguments.turns = [1], 1
         arguments.backbone, arguments.image_size = QUICK["backbone"], QUICK["image_size"]
-        arguments.parts = [part for part in arguments.parts if part in {"inference", "training"}]
+        arguments.parts = [part for part in arguments.parts if part in {"inference", "training", EXPORTS}]
     arguments.results = arguments.results or (GPU_RESULTS if arguments.gpu else RESULTS)
     if arguments.gpu and arguments.batch == [1, 4]:
         arguments.batch = [1, 8, 32]
     return arguments
 
 
+def check_exports(*, on_processor: bool) -> None:
+    """Make sure, before anything is measured, that exported files can be run."""
+    if not on_processor:
+        msg = "Exported files are measured on a processor: leave out --gpu."
+        raise SystemExit(msg)
+    for extra, package in {"onnx": "onnxruntime", "openvino": "openvino"}.items():
+        with needs(extra):
+            import_module(package)
+
+
 def main() -> None:
     """Run the benchmark."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     arguments = arguments_of()
+    if EXPORTS in arguments.parts:
+        check_exports(on_processor=not arguments.gpu)
     device = torch.device("cuda" if arguments.gpu else "cpu")
     if arguments.peak_of:
         print_peak(arguments.only[0], arguments.batch[0], arguments.peak_of, given_to_models(arguments))
