@@ -3,6 +3,7 @@
 
 """What every model that learns is to do, as a user types it."""
 
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -13,6 +14,17 @@ from anomalib_clipzoo.results.reading import PREDICTIONS_FILE, read_predictions
 from anomalib_clipzoo.results.run_record import RunRecord
 
 from .conftest import NO_PICTURES, Trained, forked_anomalib
+
+
+def predict_with_a_few_good_parts(*model: str | Path, tiles: Path, folder: Path) -> RunRecord:
+    """Predict on the toy's tiles, four good ones of which are references; return the run's record."""
+    few_shot = ("--model.k_shot", "4", "--model.few_shot_source", tiles / "train" / "good")
+    forked_anomalib("predict", *model, *NO_PICTURES, *few_shot, "--data", tiles / "test", folder=folder)
+    (results,) = folder.glob("results/*/latest")
+    assert len(read_predictions(results / PREDICTIONS_FILE)) == len(list((tiles / "test").rglob("*.png")))
+    record = RunRecord.read(results)
+    assert record.references["images"] == 4
+    return record
 
 
 class QuickstartCommands:
@@ -60,15 +72,9 @@ class QuickstartCommands:
         assert heatmaps == {"rgb", "grey", "rgba", "photo", "deep"}, run.text
 
     def test_predict_with_a_few_good_parts(self, trained, workspace, tmp_path):
-        tiles = workspace / "datasets" / "ToyAD" / "tile"
-        model = ("--model", trained.model, "--model.backbone", "toy", "--model.weights", trained.weights, *NO_PICTURES)
-        few_shot = ("--model.k_shot", "4", "--model.few_shot_source", tiles / "train" / "good")
-        forked_anomalib("predict", *model, *few_shot, "--data", tiles / "test", folder=tmp_path)
-        (results,) = tmp_path.glob(f"results/{trained.model}/latest")
-        record = RunRecord.read(results)
-        assert record.references["images"] == 4
+        model = ("--model", trained.model, "--model.backbone", "toy", "--model.weights", trained.weights)
+        record = predict_with_a_few_good_parts(*model, tiles=workspace / "datasets" / "ToyAD" / "tile", folder=tmp_path)
         assert record.thresholds["fitted_on"] is not None  # the weights'
-        assert len(read_predictions(results / PREDICTIONS_FILE)) == len(list((tiles / "test").rglob("*.png")))
 
     def test_export_to_torch(self, trained, photos, tmp_path, monkeypatch):
         forked_anomalib(

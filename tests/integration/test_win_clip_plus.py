@@ -16,6 +16,7 @@ from anomalib_clipzoo.data import MultiCategory
 from anomalib_clipzoo.data.toy import UNSEEN_CATEGORIES, ToyAD
 from anomalib_clipzoo.models.win_clip_plus import WinClipPlus
 
+from .commands import predict_with_a_few_good_parts
 from .conftest import CONFIGS, NO_PICTURES, anomalib, forked_anomalib
 
 pytestmark = pytest.mark.slow
@@ -79,6 +80,11 @@ def test_predict_on_a_folder_of_ones_own(of_tiles, photos, tmp_path):
     run = forked_anomalib("predict", *model, "--data", photos, folder=tmp_path)
     heatmaps = {path.stem for path in tmp_path.glob("results/WinClipPlus/latest/images/**/*.*")}
     assert heatmaps == {"rgb", "grey", "rgba", "photo", "deep"}, run.text
+
+
+def test_predict_with_a_few_good_parts(of_tiles, workspace, tmp_path):
+    tiles = workspace / "datasets" / "ToyAD" / "tile"
+    predict_with_a_few_good_parts("--model", "WinClipPlus", "--model.backbone", "toy", tiles=tiles, folder=tmp_path)
 
 
 def test_export_to_torch(of_tiles, photos, tmp_path, monkeypatch):

@@ -59,7 +59,8 @@ def filter_weights_in_single(length: int, target: int, kernel: Resampling, devic
     numerators, denominator = _distances(outputs, pixels, length, target)
     places = (numerators * STEPS / denominator).floor().long()
     beyond = (numerators * STEPS - places * denominator).float() / STEPS / denominator
-    coarse, fine, rest, slope, curve, bend = _table(kernel).to(device)[places].unbind(dim=-1)
+    table = torch.from_numpy(_table(kernel)).to(device)
+    coarse, fine, rest, slope, curve, bend = table[places].unbind(dim=-1)
     added = ((bend * beyond + curve) * beyond + slope) * beyond
     added_fine = (added * FINE).floor() / FINE
     parts = [coarse, fine + added_fine, rest + (added - added_fine)]
@@ -87,9 +88,8 @@ def _polynomial(coefficients: tuple[float, ...], distances: torch.Tensor) -> tor
     return ((cubic * distances + square) * distances + linear) * distances + constant
 
 
-@cache
-@torch.inference_mode(mode=False)
-def _table(kernel: Resampling) -> torch.Tensor:
+@cache  # no tensor: one that is made while a graph is traced belongs to that graph
+def _table(kernel: Resampling) -> np.ndarray:
     """Tabulate a kernel: its value in three parts, and the coefficients of its polynomial from there on, ``(K, 6)``."""
     distances = np.arange(REACH * STEPS + 1) / STEPS
     pieces = [np.poly1d(coefficients) for coefficients in KERNELS[kernel]]
@@ -101,4 +101,4 @@ def _table(kernel: Resampling) -> torch.Tensor:
     coarse = np.floor(order(0) * COARSE) / COARSE
     fine = np.floor((order(0) - coarse) * FINE) / FINE
     columns = [coarse, fine, order(0) - coarse - fine, order(1), order(2) / 2, order(3) / 6]
-    return torch.from_numpy(np.stack(columns, axis=-1)).float()
+    return np.stack(columns, axis=-1).astype(np.float32)

@@ -72,6 +72,14 @@ class Preparation(torch.nn.Module):
         return normalize(resize_images(images, (70, 70)))
 
 
+def test_graphs_can_be_traced_one_after_the_other():
+    shapes = ({2: torch.export.Dim("height"), 3: torch.export.Dim("width")},)
+    images = torch.rand(1, 3, 30, 40, generator=torch.Generator().manual_seed(3))
+    for _ in range(2):
+        program = torch.export.export(Preparation().eval(), (torch.zeros(1, 3, 20, 22),), dynamic_shapes=shapes)
+        torch.testing.assert_close(program.module()(images), Preparation()(images), atol=1e-6, rtol=0)
+
+
 @pytest.mark.slow
 def test_exported_pixels(tmp_path):
     import onnxruntime
@@ -80,7 +88,7 @@ def test_exported_pixels(tmp_path):
     batch, height, width = (torch.export.Dim(name) for name in ("batch_size", "height", "width"))
     path = tmp_path / "preparation.onnx"
     torch.onnx.export(
-        Preparation(),
+        Preparation().eval(),
         (torch.zeros(2, 3, 2, 2),),
         str(path),
         dynamo=True,
