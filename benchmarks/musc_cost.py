@@ -48,9 +48,8 @@ def seconds(run: Callable[[], object]) -> float:
 def mutual_scoring(backbone: Backbone, count: int, precision: str) -> Callable[[], object]:
     """Return the scoring of one layer with one neighbourhood."""
     model = MuScModel(backbone, layers=[24], r_list=[3], set_size=None, distance_precision=precision)
-    kept = torch.float32 if precision == "float32" else torch.float16
-    tokens = torch.randn(count, model.patch_count, backbone.vision.width, dtype=kept)
-    return lambda: model.mutual_maps([tokens])
+    tokens = torch.randn(count, model.patch_count, backbone.vision.width).to(model.scoring.stored)
+    return lambda: model.scoring.within([tokens], model.device)
 
 
 def pairs(count: int) -> float:

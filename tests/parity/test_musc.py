@@ -111,7 +111,7 @@ def test_tokens_and_image_features(tower, features, images, golden):
 @pytest.mark.parametrize("side", SIDES)
 def test_neighborhoods(build, features, golden, side):
     for layer, tokens in zip(LAYERS, features.patches, strict=True):
-        close(build().aggregate(tokens[:COUNT], side), golden[f"lnamd.r{side}.layer_{layer}"])
+        close(build().scoring.aggregate(tokens[:COUNT], side), golden[f"lnamd.r{side}.layer_{layer}"])
 
 
 def test_neighborhoods_before_their_length_is_one(features, golden):
@@ -124,12 +124,12 @@ def test_neighborhoods_before_their_length_is_one(features, golden):
 @pytest.mark.parametrize("side", SIDES)
 def test_mutual_scores(build, features, golden, side):
     for layer, tokens in zip(LAYERS, features.patches, strict=True):
-        scores = mutual_scores(build().aggregate(tokens[:COUNT], side), Interval())
+        scores = mutual_scores(build().scoring.aggregate(tokens[:COUNT], side), Interval())
         close(scores, golden[f"msm.r{side}.layer_{layer}"])
 
 
 def test_each_place_of_the_interval(build, features, golden):
-    aggregated = build().aggregate(features.patches[1][:COUNT], 3)
+    aggregated = build().scoring.aggregate(features.patches[1][:COUNT], 3)
     for place in range(COUNT - 1):
         close(mutual_scores(aggregated, Interval(place, place + 1)), golden["msm.sorted.r3.layer_12"][..., place])
 

@@ -285,13 +285,26 @@ def test_pools_of_several_categories(build):
 def test_only_the_tower_runs_in_the_precision_around_it(build):
     model, images = build(), draw(6)
     features = model.encode(images)
-    exact = model.mutual_maps(features.patches)
+    exact = model.scoring.within(features.patches, model.device)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(model.mutual_maps(features.patches), exact)
+        assert torch.equal(model.scoring.within(features.patches, model.device), exact)
         output = model(images)
         assert not torch.equal(output.pred_score, model(images).pred_score.bfloat16().float())
     assert output.pred_score.dtype == output.anomaly_map.dtype == torch.float32
     close(output.pred_score, model(images).pred_score, atol=0.02)
+
+
+@torch.no_grad()
+def test_pools_are_compared_in_single_precision_whatever_is_around(build):
+    model = build()
+    for seed, category in enumerate(("screw", "nut")):
+        model.remember(draw(6, seed), [Reference(category, f"{category}{number}.png") for number in range(6)])
+    features = model.encode(draw(4, seed=7))
+    for categories in (["nut"], ["nut", "screw", "screw", "nut"]):
+        exact = model.score_by_pool(features, categories)
+        with torch.autocast("cpu", torch.bfloat16):
+            for given, expected in zip(model.score_by_pool(features, categories), exact, strict=True):
+                assert torch.equal(given, expected)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,8 @@ from anomalib_clipzoo.results.predictions import Predictions
 
 from .mutual import DistancePrecision
 from .pool import SCORE
-from .torch_model import MuScModel, Release
+from .scoring import Release
+from .torch_model import MuScModel
 from .whole_set import WholeSet
 
 logger = logging.getLogger(__name__)

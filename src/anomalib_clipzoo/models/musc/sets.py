@@ -8,6 +8,18 @@ import random
 from collections.abc import Hashable, Sequence
 
 
+def check_size(set_size: int | None) -> int | None:
+    """Return how many images are in a set at most, or say why that does not work.
+
+    Raises:
+        ValueError: If one image would be alone.
+    """
+    if set_size is not None and set_size < 2:
+        msg = f"set_size {set_size} must be at least 2 images, or None for sets of any size."
+        raise ValueError(msg)
+    return set_size
+
+
 def divide(kinds: Sequence[Hashable], at_most: int | None, seed: int) -> list[list[int]]:
     """Divide images evenly into sets, images of each kind evenly too.
 

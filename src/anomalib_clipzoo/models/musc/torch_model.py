@@ -8,7 +8,7 @@ Unlabeled Images", ICLR 2024, https://arxiv.org/abs/2401.16753.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
@@ -16,24 +16,22 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.maps import PatchMaps
-from anomalib_clipzoo.anomaly.references import Reference
+from anomalib_clipzoo.anomaly.precision import without_autocast
+from anomalib_clipzoo.anomaly.references import Reference, rows_by_category
 from anomalib_clipzoo.clip import Backbone, quarter_layers
 
 from .features import Features, Load, batches_of, collect
-from .interval import make_interval
-from .mutual import DistancePrecision, compress, in_batches, mutual_scores, pool_scores
-from .neighborhood import aggregate, check_neighborhoods, standardize
+from .mutual import DistancePrecision, in_batches
 from .pool import Pool
 from .rescoring import check_windows, rescore
-from .sets import divide
-
-Release = Literal["current", "first"]
+from .scoring import PatchScoring, Release
+from .sets import check_size, divide
 
 R_LIST = (1, 3, 5)
 INTERVAL = (0.0, 0.3)
 RESCORE_WINDOWS = (1, 2, 3)
 SET_SIZE = 256  # no category of MVTec AD or VisA has more test images
-AT_ONCE = 16  # images whose tokens are aggregated, or whose maps are enlarged, together
+AT_ONCE = 16  # maps that are enlarged together
 
 
 class Scores(NamedTuple):
@@ -82,17 +80,13 @@ class MuScModel(nn.Module):
         release: Release = "current",
     ) -> None:
         super().__init__()
-        _check(set_size, distance_precision, release)
         vision = backbone.vision
         self.backbone = backbone
         self.layers = vision.check_layers(layers or quarter_layers(vision.depth))
-        self.r_list = check_neighborhoods(r_list, vision.grid)
-        self.interval = make_interval(interval)
+        self.scoring = PatchScoring(vision.grid, r_list, interval, distance_precision, release)
         self.rescore_windows = check_windows(rescore_windows)
-        self.set_size = set_size
+        self.set_size = check_size(set_size)
         self.seed = seed
-        self.distance_precision: DistancePrecision = distance_precision
-        self.release = release
         self.maps = PatchMaps(vision, align_corners=True)
         self.pool = Pool(backbone, self.layers)
 
@@ -110,22 +104,8 @@ class MuScModel(nn.Module):
     def encode(self, images: torch.Tensor) -> Features:
         """Run the image tower on normalised images, ``(B, 3, H, W)``."""
         image, tokens = self.backbone.vision(images, self.layers)
-        kept = torch.float32 if self.distance_precision == "float32" else torch.float16
-        return Features(functional.normalize(image.float(), dim=-1), [layer[:, 1:].to(kept) for layer in tokens])
-
-    def aggregate(self, tokens: torch.Tensor, side: int) -> torch.Tensor:
-        """Describe each patch with its neighbourhood (LNAMD; paper, section 3.2).
-
-        Args:
-            tokens: Patch tokens of one layer, ``(B, L, D)``.
-            side: Side of the neighbourhood in patches.
-
-        Returns:
-            Features of unit length, ``(B, L, D)``, float32.
-        """
-        as_they_are = self.release == "first" and side == 1
-        tokens = tokens.float() if as_they_are else standardize(tokens.float())
-        return aggregate(tokens, side, self.backbone.vision.grid)
+        patches = [layer[:, 1:].to(self.scoring.stored) for layer in tokens]
+        return Features(functional.normalize(image.float(), dim=-1), patches)
 
     def forward(
         self,
@@ -175,7 +155,8 @@ class MuScModel(nn.Module):
         Raises:
             ValueError: If there are too few images, or one has features that are not finite.
         """
-        sets = self._sets(categories, kinds or [None] * len(categories))
+        kinds = kinds or [None] * len(categories)
+        sets = [self._parts(category, members, kinds) for category, members in rows_by_category(categories).items()]
         patch_maps, image, scores = (
             torch.zeros(len(categories), *shape, device=self.device, dtype=torch.float32)
             for shape in ((self.patch_count,), (self.backbone.embed_dim,), ())
@@ -184,47 +165,19 @@ class MuScModel(nn.Module):
             together: list[int] = []
             for part in parts:  # tokens take much room: those of one part are kept at a time
                 numbers, features = collect(self.encode, load, part)
-                self.interval.check(len(numbers) - 1)
-                patch_maps[numbers] = self.mutual_maps(features.patches)
+                self.scoring.interval.check(len(numbers) - 1)
+                patch_maps[numbers] = self.scoring.within(features.patches, self.device)
                 image[numbers] = features.image
                 together += numbers
-            with self._exactly():
+            with without_autocast(self.device):
                 scores[together] = rescore(self.peaks(patch_maps[together]), image[together], self.rescore_windows)
         return Scores(patch_maps, scores)
 
-    def _exactly(self) -> torch.autocast:
-        """Keep what follows out of autocast: only the image tower may run in another precision."""
-        return torch.autocast(self.device.type, enabled=False)
-
-    def _sets(self, categories: Sequence[str | None], kinds: Sequence[Hashable]) -> list[list[list[int]]]:
-        """Divide the images of each category, and make sure that no part is too small."""
-        sets = []
-        for category in dict.fromkeys(categories):
-            members = [number for number, other in enumerate(categories) if other == category]
-            parts = divide([kinds[number] for number in members], self.set_size, self.seed)
-            self.interval.check(min(map(len, parts)) - 1, category)
-            sets.append([[members[place] for place in part] for part in parts])
-        return sets
-
-    def mutual_maps(self, patches: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Average the mutual scores of all layers and neighbourhoods (paper, section 3.3).
-
-        Args:
-            patches: Patch tokens of each layer, ``(N, L, D)``.
-
-        Returns:
-            Half of the mean distance, ``(N, L)``, 0..1.
-        """
-        with self._exactly():
-            maps = [
-                mutual_scores(self._comparable(layer, side), self.interval) for layer in patches for side in self.r_list
-            ]
-        return torch.stack(maps).mean(dim=0) / 2
-
-    def _comparable(self, tokens: torch.Tensor, side: int) -> torch.Tensor:
-        """Aggregate and compress the tokens ``(N, L, D)`` of a whole set."""
-        batches = [self.aggregate(batch.to(self.device), side) for batch in tokens.split(AT_ONCE)]
-        return torch.cat([compress(features, self.distance_precision) for features in batches])
+    def _parts(self, category: str | None, members: Sequence[int], kinds: Sequence[Hashable]) -> list[list[int]]:
+        """Divide the images of a category, and make sure that no part is too small."""
+        parts = divide([kinds[number] for number in members], self.set_size, self.seed)
+        self.scoring.interval.check(min(map(len, parts)) - 1, category)
+        return [[members[place] for place in part] for part in parts]
 
     # ---- a pool that single images are compared with ----
 
@@ -234,10 +187,10 @@ class MuScModel(nn.Module):
         Raises:
             ValueError: If there are too few images, or one has features that are not finite.
         """
-        self.interval.check(len(pool) - 1, pool[0].category if pool else None)
-        with torch.inference_mode(mode=False), torch.no_grad():  # plain tensors: they are saved, loaded and exported
+        self.scoring.interval.check(len(pool) - 1, pool[0].category if pool else None)
+        with torch.no_grad():
             _, features = collect(self.encode, batches_of(images), range(len(pool)))
-            scores = self.peaks(self.mutual_maps(features.patches))
+            scores = self.peaks(self.scoring.within(features.patches, self.device))
             self.pool.keep(pool, features, scores.to(self.device))
 
     def score_by_pool(
@@ -253,38 +206,20 @@ class MuScModel(nn.Module):
             categories: Whose pool each image is compared with, or one for all.
             paths: File of each image.
         """
-        names = list(dict.fromkeys(categories))
-        if len(names) == 1:
-            with self._exactly():
-                return self._score_by_pool(features, names[0], paths or ())
+        groups = rows_by_category(categories)
+        if len(groups) == 1:
+            return self._score_by_pool(features, categories[0], paths or ())
         patch_maps = features.image.new_empty(len(categories), self.patch_count)
         scores = features.image.new_empty(len(categories))
-        for name in names:
-            rows = [row for row, category in enumerate(categories) if category == name]
+        for category, rows in groups.items():
             part = Features(features.image[rows], [layer[rows] for layer in features.patches])
-            patch_maps[rows], scores[rows] = self._score_by_pool(
-                part, name, [paths[row] for row in rows] if paths else ()
-            )
+            own_paths = [paths[row] for row in rows] if paths else ()
+            patch_maps[rows], scores[rows] = self._score_by_pool(part, category, own_paths)
         return Scores(patch_maps, scores)
 
     def _score_by_pool(self, features: Features, category: str | None, paths: Sequence[str]) -> Scores:
         own = self.pool.own(category, paths)
-        maps = [
-            pool_scores(self.aggregate(tokens, side), self.aggregate(others, side), self.interval, own)
-            for tokens, others in zip(features.patches, self.pool.tokens(category), strict=True)
-            for side in self.r_list
-        ]
-        patch_maps = torch.stack(maps).mean(dim=0) / 2
-        scores = self.pool.rescore(self.peaks(patch_maps), features.image, category, own, self.rescore_windows)
+        patch_maps = self.scoring.against(features.patches, self.pool.tokens(category), own)
+        with without_autocast(features.image.device):
+            scores = self.pool.rescore(self.peaks(patch_maps), features.image, category, own, self.rescore_windows)
         return Scores(patch_maps, scores)
-
-
-def _check(set_size: int | None, distance_precision: str, release: str) -> None:
-    choices = (("distance_precision", distance_precision, DistancePrecision), ("release", release, Release))
-    for name, value, known in choices:
-        if value not in get_args(known):
-            msg = f"{name} must be one of {', '.join(get_args(known))}, not {value!r}."
-            raise ValueError(msg)
-    if set_size is not None and set_size < 2:
-        msg = f"set_size {set_size} must be at least 2 images, or None for sets of any size."
-        raise ValueError(msg)
