@@ -4,11 +4,13 @@
 """AdaCLIP's sentences about a class, and the text features that they come to, with and without prompts."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from anomalib_clipzoo.anomaly.prompts import StateEnsemble, average_states, clean_class_name
 from anomalib_clipzoo.anomaly.text_cache import TextCache, is_exporting
@@ -145,5 +147,8 @@ def encode_prompted(
         for index, prompt in enumerate(prompts)
         if index
     }
-    features = text.project(text.run_blocks(sentences.tokens.flatten(0, 1), sentences.end.flatten(), each, first=1))
+    run = partial(text.run_blocks, sentences.tokens.flatten(0, 1), sentences.end.flatten(), each, first=1)
+    # What gradients need of some fifty sentences an image takes more memory than it saves time: it is made again.
+    ends = checkpoint(run, use_reentrant=False) if torch.is_grad_enabled() and not is_exporting() else run()
+    features = text.project(ends)
     return average_states(features.unflatten(0, (images, count)), counts)
