@@ -77,8 +77,9 @@ Timing = tuple[int, str, Times]  # turn, row, its times
 
 
 def build(name: str, device: torch.device, **arguments: Any) -> Any:
-    """Build a model as users do, with random weights."""
-    return getattr(anomalib_clipzoo, name)(pretrained=None, visualizer=False, predictions=False, **arguments).to(device)
+    """Build a model as users do, with random weights; pictures and tables are made where asked for."""
+    given = {"visualizer": False, "predictions": False, **arguments}
+    return getattr(anomalib_clipzoo, name)(pretrained=None, **given).to(device)
 
 
 def images_for(module: Any, batch: int) -> Tensor:
@@ -268,7 +269,7 @@ def evaluation(name: str, batch: int, device: torch.device, arguments: dict[str,
     """Test on files of images: what the model takes, and what reading, metrics and pictures take beside it."""
     clocks = (time.perf_counter, time.process_time)
     spent, begun = [0.0, 0.0], [0.0, 0.0]
-    module = build(name, device, **arguments)
+    module = build(name, device, visualizer=True, predictions=True, **arguments)
 
     def start(*_: Any) -> None:
         begun[:] = [clock() for clock in clocks]
