@@ -319,6 +319,29 @@ def test_ranges_stay_and_single_images_are_scored_in_them(build, engine, root, t
     assert predicted(engine, again, data_path=image)[str(image)] == pytest.approx(expected[str(image)], abs=1e-5)
 
 
+def test_min_max_without_references_and_what_has_not_learned_are_told(build, engine, root, tmp_path, caplog):
+    model, image = build(min_max=True), root / "screw" / "test" / "bad" / "001.png"
+    weights = model.save_weights(tmp_path / "learned.safetensors")
+    engine.predict(model, data_path=image)
+    assert "min_max given, but there are no references" in caplog.text
+    assert "This AprilGan has learned nothing yet" in caplog.text
+    caplog.clear()
+    engine.predict(build(weights=weights, min_max=False), data_path=image)
+    assert "min_max" not in caplog.text
+    assert "learned nothing" not in caplog.text
+
+
+def test_min_max_is_not_exported_without_its_range(build, engine, root, tmp_path):
+    folder = root / "screw"
+    weights = build().save_weights(tmp_path / "learned.safetensors")
+    few_shot = {"few_shot_source": folder / "train" / "good", "k_shot": 2}
+    model = build(weights=weights, **few_shot, min_max=True)
+    with pytest.raises(ValueError, match="min_max needs the range of the maps over many images"):
+        model.to_torch(tmp_path)
+    engine.predict(model, data_path=folder / "test")
+    model.to_torch(tmp_path)
+
+
 def test_min_max_needs_all_images_in_one_process(build, engine, root, monkeypatch):
     model = build(few_shot_source=root / "screw" / "train" / "good", k_shot=2, min_max=True)
     monkeypatch.setattr("lightning.pytorch.Trainer.world_size", 2)

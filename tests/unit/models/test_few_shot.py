@@ -385,7 +385,7 @@ def test_unknown_layers_are_refused(tiny):
         PatchReferences(Backbone(tiny, None).vision, [5])
 
 
-def test_references_and_thresholds_come_back_together(model_class, tiny, engine, tmp_path, data):
+def test_references_and_thresholds_come_back_together(model_class, tiny, engine, tmp_path, data, caplog):
     weights = build(model_class, tiny).save_weights(tmp_path / "w.safetensors")
     module = model_class(weights=weights, k_shot=2, visualizer=False)
     engine.train(module, datamodule=data)
@@ -398,3 +398,8 @@ def test_references_and_thresholds_come_back_together(model_class, tiny, engine,
     new = tmp_path / "own" / "bad"
     first, second = (torch.cat([b.pred_score for b in engine.predict(m, data_path=new)]) for m in (module, again))
     assert torch.equal(first, second)
+    late = "thresholds were fitted before these images were in the references"
+    assert late not in caplog.text
+    others = model_class(weights=left, k_shot=1, few_shot_source=tmp_path / "own" / "train", visualizer=False)
+    engine.predict(others, data_path=new)
+    assert caplog.text.count(late) == 1

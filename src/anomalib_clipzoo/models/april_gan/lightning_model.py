@@ -184,13 +184,30 @@ class AprilGan(FewShotModule, AnomalibModule):
         if not len(self.model.ranges):
             self._fit_ranges(self.trainer.predict_dataloaders)
 
+    def prepare_export(self) -> None:
+        """Make sure that the ranges are known: an exported model sees one image at a time.
+
+        Raises:
+            ValueError: If they are not.
+        """
+        super().prepare_export()
+        if self.hparams["min_max"] and set(self.memory.categories) - set(self.model.ranges.categories):
+            msg = (
+                "min_max needs the range of the maps over many images, and nothing has measured it with these "
+                "references: export the weights that anomalib train left with min_max and references, or leave it out."
+            )
+            raise ValueError(msg)
+
     def _fit_ranges(self, loaders: Any) -> None:
         """Run all images once for the range in which the maps of each category have their maximum.
 
         Raises:
             ValueError: If the images are spread over several processes, none of which sees all.
         """
-        if not (self.hparams["min_max"] and len(self.model.references)):
+        if not self.hparams["min_max"]:
+            return
+        if not len(self.model.references):
+            logger.warning("min_max given, but there are no references: an image's score is CLIP's own.")
             return
         if self.trainer.world_size > 1:
             msg = "min_max needs all images of a category in one process: run on one device, or leave it out."

@@ -43,12 +43,16 @@ class WholeExports(_Module):
             ValueError: If the model would have to learn first.
         """
         if self.LEARNS and not self.has_learned:
-            name = type(self).__name__
-            msg = (
-                f"This {name} has learned nothing yet: what it exported would give random scores. Train it, or give it "
-                "learned weights (weights=, --model.weights) or a checkpoint (--ckpt_path), then export it."
-            )
+            msg = f"{self.nothing_learned} Then export it."
             raise ValueError(msg)
+
+    @property
+    def nothing_learned(self) -> str:
+        """What to say of a model that would have to learn first."""
+        return (
+            f"This {type(self).__name__} has learned nothing yet: it has random numbers in place of learned ones. "
+            "Train it, or give it learned weights (weights=, --model.weights) or a checkpoint (--ckpt_path)."
+        )
 
     def to_torch(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
         """Export the model in PyTorch's format, see anomalib."""

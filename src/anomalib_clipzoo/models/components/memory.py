@@ -50,16 +50,33 @@ class MemoryModule(ClipZooModule):
         """
         raise NotImplementedError
 
-    def on_test_start(self) -> None:
-        """See to the memory, which comes after a checkpoint was restored, and before the first batch."""
+    def on_validation_start(self) -> None:
+        """See to the memory, before the thresholds are fitted."""
         self.prepare(getattr(self.trainer, "datamodule", None))
 
-    on_validation_start = on_predict_start = on_test_start
+    def on_test_start(self) -> None:
+        """See to the memory, which comes after a checkpoint was restored, and before the first batch."""
+        super().on_test_start()
+        self._prepare_for_thresholds(getattr(self.trainer, "datamodule", None))
+
+    on_predict_start = on_test_start
 
     def prepare_export(self) -> None:
         """See to the images that an exported model needs."""
         super().prepare_export()
-        self.prepare(None)
+        self._prepare_for_thresholds(None)
+
+    def _prepare_for_thresholds(self, datamodule: Any) -> None:
+        """See to the memory, and say so if scores become others than those that the thresholds were fitted on."""
+        before = self.memory.images
+        self.prepare(datamodule)
+        if self.memory.images != before and getattr(self.post_processor, "provenance", None):
+            logger.warning(
+                "The thresholds were fitted before these images were in the %s, and scores are others with them: "
+                "labels may be wrong. Fit thresholds with them (anomalib train, with these arguments and a dataset), "
+                "or go by the order of the scores.",
+                self.MEMORY,
+            )
 
     @property
     def turns(self) -> tuple[int, ...]:
@@ -78,7 +95,7 @@ class MemoryModule(ClipZooModule):
             return
         logger.info("Images in the %s of %s: %s", self.MEMORY, category or "any category", ", ".join(chosen))
         self.model.remember(torch.cat([self._read(image) for image in images]), images)
-        logger.info("The %s take %.1f MB in memory and in files.", self.MEMORY, self.memory.megabytes)
+        logger.info("Features of the %s take %.1f MB in memory and in files.", self.MEMORY, self.memory.megabytes)
 
     def _read(self, reference: Reference) -> torch.Tensor:
         """Read an image ``(1, 3, H, W)``, of any size and colour mode, and pre-process it as those of a batch are."""

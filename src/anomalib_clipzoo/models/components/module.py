@@ -350,6 +350,13 @@ class ClipZooModule(WholeExports):
         if stage == "fit" and self.arguments.learned is None:
             logger.info("Training for %s epochs.", self.trainer.max_epochs)
 
+    def on_test_start(self) -> None:
+        """Say so if nothing was learned, now that a checkpoint was restored."""
+        if self.LEARNS and not self.has_learned:
+            logger.warning("%s", self.nothing_learned)
+
+    on_predict_start = on_test_start
+
     # ---- learned weights ----
 
     @classmethod
