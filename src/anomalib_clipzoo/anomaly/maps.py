@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from anomalib_clipzoo.clip import VisionTower
 
-from .precision import FullPrecisionBuffers, full_precision
+from .precision import FullPrecision, full_precision
 
 PAPER_SIZE = 518  # pixels of an image's height that the papers state sizes in pixels for
 
@@ -53,7 +53,7 @@ def weighted_mean(some: torch.Tensor, others: torch.Tensor, weight: float) -> to
     return (1 - weight) * some + weight * others
 
 
-class GaussianSmoothing(FullPrecisionBuffers):
+class GaussianSmoothing(FullPrecision):
     """Gaussian filter with SciPy's mirrored border, as two matrix products.
 
     The matrices are SciPy's own filter applied to the identity, so the result is ``scipy.ndimage.gaussian_filter`` up

@@ -55,17 +55,18 @@ def compare(features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor
     return features @ text_features.transpose(-2, -1)
 
 
-def like_weights(layer: nn.Linear, features: torch.Tensor) -> torch.Tensor:
+def like_weights(layer: Any, features: torch.Tensor) -> torch.Tensor:
     """Run a linear layer in its own precision on features in single precision."""
     return layer(features.to(layer.weight.dtype))
 
 
-class FullPrecisionBuffers(nn.Module):
-    """A module without parameters whose buffers follow the model from device to device, not to another precision."""
+class FullPrecision(nn.Module):
+    """A module whose tensors, its parts' among them, go with the model to other devices, not to other precisions."""
 
-    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
-        exact = dict(self.named_buffers(recurse=False))
-        super()._apply(fn, recurse)
-        for name, buffer in exact.items():
-            setattr(self, name, buffer.to(self.get_buffer(name).device))
-        return self
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
+        return super()._apply(lambda tensor: _moved(tensor, fn(tensor)), recurse)
+
+
+def _moved(tensor: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """Take of what a tensor is to become all but the precision."""
+    return given if given.dtype == tensor.dtype else tensor.to(given.device)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from .precision import unit
+from .precision import like_weights, unit
 
 
 class PatchProjections(nn.ModuleList):
@@ -25,5 +25,5 @@ class PatchProjections(nn.ModuleList):
 
     def forward(self, patches: Iterable[torch.Tensor]) -> torch.Tensor:
         """Project each layer's patches ``(B, N, D)`` to unit length: ``(K, B, N, E)``."""
-        projected = [project(layer) for project, layer in zip(self, patches, strict=True)]
+        projected = [like_weights(project, layer) for project, layer in zip(self, patches, strict=True)]
         return unit(torch.stack(projected))

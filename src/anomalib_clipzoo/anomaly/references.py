@@ -13,7 +13,7 @@ import torch
 from anomalib.data.utils import LabelName, get_image_filenames
 
 from .coreset import coreset, coreset_size
-from .precision import FullPrecisionBuffers, unit, without_autocast
+from .precision import FullPrecision, unit, without_autocast
 
 Candidates = dict[str | None, list[str]]  # paths of normal images by category; None for images of any category
 DESCRIPTION = "description"
@@ -105,7 +105,7 @@ def rows_by_category(categories: Sequence[str | None]) -> dict[str | None, list[
     return rows
 
 
-class ImageMemory(FullPrecisionBuffers):
+class ImageMemory(FullPrecision):
     """Features of images of all categories that others are compared with, kept with the model's weights.
 
     The features are buffers that grow and shrink with the number of images, and which images they are is a buffer too:

@@ -6,6 +6,9 @@
 open_clip's blocks hold the weights; the forward pass is our own: batch-first whatever open_clip's layout is (it went
 from sequence-first to batch-first between 2.24 and 3.x), on ``scaled_dot_product_attention``, and with queries, keys
 and values exposed, which value-value attention needs.
+
+Tokens are in single precision wherever the weights are in half: blocks add up to what many of them make of a token, and
+sums in half precision lose what the later ones add. Matrix products run in the weights' precision.
 """
 
 from typing import Any
@@ -13,6 +16,21 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+
+from anomalib_clipzoo.anomaly.precision import full_precision
+
+
+def normalize(norm: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Run a LayerNorm, in the precision of the tokens."""
+    dtype = tokens.dtype
+    if norm.weight.dtype == dtype:
+        return norm(tokens)
+    return functional.layer_norm(tokens, norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
+
+
+def prepare(norm: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Run a LayerNorm before a matrix product, whose precision the result is in."""
+    return normalize(norm, tokens).to(norm.weight.dtype)
 
 
 def project_qkv(
@@ -84,14 +102,14 @@ def residual_block(
     Returns:
         ``(B, N, D)``.
     """
-    query, key, value = project_qkv(block.attn, block.ln_1(tokens))
+    query, key, value = project_qkv(block.attn, prepare(block.ln_1, tokens))
     tokens = tokens + block.ls_1(attend(block.attn, query, key, value, causal=causal, mask=mask))
     return feed_forward(block, tokens)
 
 
 def feed_forward(block: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Run the second half of a residual block, the MLP, on tokens ``(B, N, D)``."""
-    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+    return tokens + block.ls_2(block.mlp(prepare(block.ln_2, tokens)))
 
 
 def select(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -115,21 +133,27 @@ def single_token_block(block: Any, tokens: torch.Tensor, last: torch.Tensor | No
     Returns:
         ``(B, 1, D)``.
     """
-    attention, normalized = block.attn, block.ln_1(tokens)
+    attention, normalized = block.attn, prepare(block.ln_1, tokens)
     heads = (attention.num_heads, attention.head_dim)
     to_query, to_key, to_value = attention.in_proj_weight.chunk(3)
     query_bias, _, value_bias = attention.in_proj_bias.chunk(3)
     query = functional.linear(_pick(normalized, last), to_query, query_bias) * attention.head_dim**-0.5
     query = query.unflatten(-1, heads).permute(2, 0, 1, 3).flatten(1, 2)  # (heads, B, D / heads)
     query = (query @ to_key.unflatten(0, heads)).transpose(0, 1)  # (B, heads, D)
-    weights = query @ normalized.transpose(1, 2)
-    if last is not None:
-        follows = torch.arange(tokens.shape[1], device=tokens.device) > last.unsqueeze(1)
-        weights = weights.masked_fill(follows.unsqueeze(1), float("-inf"))
-    mean = weights.softmax(dim=-1) @ normalized
+    mean = _weighted_mean(query, normalized, last).to(to_value.dtype)
     value = mean.transpose(0, 1) @ to_value.unflatten(0, heads).transpose(1, 2)  # (heads, B, D / heads)
     value = value.transpose(0, 1).flatten(1).unflatten(1, (1, -1)) + value_bias
     return feed_forward(block, _pick(tokens, last) + block.ls_1(attention.out_proj(value)))
+
+
+@full_precision
+def _weighted_mean(query: torch.Tensor, tokens: torch.Tensor, last: torch.Tensor | None) -> torch.Tensor:
+    """Average tokens ``(B, N, D)`` by how well each head's query ``(B, heads, D)`` meets them: ``(B, heads, D)``."""
+    weights = query @ tokens.transpose(1, 2)
+    if last is not None:
+        follows = torch.arange(tokens.shape[1], device=tokens.device) > last.unsqueeze(1)
+        weights = weights.masked_fill(follows.unsqueeze(1), float("-inf"))
+    return weights.softmax(dim=-1) @ tokens
 
 
 def _pick(tokens: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:

@@ -10,17 +10,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from anomalib_clipzoo.anomaly.precision import FullPrecision
+
 from .attention import residual_block, select, single_token_block
 
 START_OF_TEXT = 49406
 END_OF_TEXT = 49407
 
 
-class TextTower(nn.Module):
+class TextTower(FullPrecision):
     """CLIP's frozen text transformer, with room for learned tokens.
 
     The mask is causal and the feature is read at the end-of-text token, so what follows that token has no influence:
     sequences are only as long as the longest sentence needs, not the whole context, which is several times faster.
+
+    It stays in single precision where the model is brought to another: what texts lose tilts all scores alike, and they
+    are a small part of the work.
 
     Args:
         clip: open_clip's ``CLIP``, which holds the weights.

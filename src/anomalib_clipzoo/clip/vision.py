@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .attention import residual_block
+from .attention import normalize, prepare, residual_block
 
 
 class VisionFeatures(NamedTuple):
@@ -85,7 +85,9 @@ class VisionTower(nn.Module):
         return layers
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn images ``(B, 3, H, W)`` into tokens ``(B, 1 + N, D)``, class token first, before ``ln_pre``.
+        """Turn images ``(B, 3, H, W)`` into tokens ``(B, 1 + N, D)`` for the first block, class token first.
+
+        They are in single precision, whatever the weights are in.
 
         Raises:
             ValueError: If the images have another size than the tower was made for.
@@ -94,13 +96,14 @@ class VisionTower(nn.Module):
             expected, given = ("x".join(map(str, size)) for size in (self.image_size, images.shape[-2:]))
             msg = f"The images are {given} pixels, the model was made for {expected}: resize them or set image_size."
             raise ValueError(msg)
-        patches = self.patch_embedding(images.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
-        class_token = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
-        return torch.cat([class_token, patches], dim=1) + self.position.to(patches.dtype)
+        patches = self.patch_embedding(images.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2).float()
+        class_token = self.class_embedding.float().expand(patches.shape[0], 1, -1)
+        tokens = torch.cat([class_token, patches], dim=1) + self.position.float()
+        return normalize(self.ln_pre, tokens)
 
     def project(self, tokens: torch.Tensor) -> torch.Tensor:
         """Bring tokens ``(..., D)`` into the joint space ``(..., E)``: ``ln_post``, then the projection."""
-        return self.ln_post(tokens) @ self.projection
+        return prepare(self.ln_post, tokens) @ self.projection
 
     def forward(self, images: torch.Tensor, layers: Sequence[int] = ()) -> VisionFeatures:
         """Run the whole tower.
@@ -112,7 +115,7 @@ class VisionTower(nn.Module):
         Returns:
             Image features as CLIP computes them and the tokens of the layers, in ascending order.
         """
-        tokens = self.ln_pre(self.embed(images))
+        tokens = self.embed(images)
         tapped = []
         for layer, block in enumerate(self.blocks, start=1):
             tokens = residual_block(block, tokens)

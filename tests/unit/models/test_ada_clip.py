@@ -112,7 +112,7 @@ def test_the_tower_runs_only_as_often_as_prompts_need(tiny, images, kind, branch
 
 def test_the_plain_pass_takes_of_the_last_block_what_it_needs(tiny, images):
     vision = build(tiny).model.backbone.vision
-    tokens = vision.ln_pre(vision.embed(images)).requires_grad_()
+    tokens = vision.embed(images).requires_grad_()
     given = plain_features(vision, tokens).image
     torch.testing.assert_close(given, vision(images).image)
     assert not given.requires_grad

@@ -202,7 +202,8 @@ def test_precision_of_the_tower_counts(tiny):
     assert not torch.equal(exact["image"], mixed["image"].float())
     model.bfloat16()
     half = cache_of(model, cache.store).lookup(images().bfloat16(), model.model.frozen_features)
-    assert half["patches"].dtype is torch.bfloat16
+    assert half["image"].dtype is torch.bfloat16
+    assert half["patches"].dtype is torch.float32  # what blocks add up
 
 
 def test_every_weight_of_the_tower_counts(tiny):

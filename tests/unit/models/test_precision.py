@@ -13,6 +13,7 @@ from anomalib_clipzoo.anomaly.references import Reference
 from anomalib_clipzoo.anomaly.text_cache import TextCache, is_exporting
 from anomalib_clipzoo.clip import Backbone
 from anomalib_clipzoo.models.april_gan import AprilGanModel
+from anomalib_clipzoo.models.components.pre_processor import ClipTransform
 from anomalib_clipzoo.models.musc import MuScModel
 from anomalib_clipzoo.models.win_clip_plus import WinClipPlus
 from anomalib_clipzoo.models.win_clip_plus.scores import VARIANTS
@@ -61,6 +62,53 @@ def test_scores_and_maps_leave_in_single_precision(model_class, around, k, tiny)
         assert (values - expected).abs().max() < 0.1
     steps = given.anomaly_map.unique().numel() / exact.anomaly_map.unique().numel()
     assert steps > 0.9  # no steps that single precision would not have
+
+
+@pytest.mark.parametrize("around", AROUND)
+@torch.no_grad()
+def test_blocks_add_up_in_single_precision(around, tiny):
+    """What a block adds is not lost where it is less than half precision's step from one token's value to the next."""
+    vision = Backbone(tiny, None, image_size=48).vision
+    for block in vision.blocks:
+        for layer in (block.attn.out_proj, block.mlp.c_proj):
+            for value in layer.parameters():
+                value.mul_(1e-4)
+    exact = vision(images(), (1, vision.depth)).tokens
+    with AROUND[around](vision):
+        given = vision(images(), (1, vision.depth)).tokens
+    added, expected = (last - first for first, last in (given, exact))
+    assert added.dtype is torch.float32
+    assert expected.abs().max() < 2**-12 * exact[0].abs().mean()
+    torch.testing.assert_close(added, expected, atol=0.05 * expected.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("around", ["bf16-true", "16-true"])
+@torch.no_grad()
+def test_texts_are_encoded_in_single_precision(around, tiny):
+    clip = Backbone(tiny, None)
+    ids = clip.text.tokenize(["a photo of a gear", "a photo of a torn gear"])
+    exact = clip.text(ids)
+    AROUND[around](clip)
+    assert clip.vision.projection.dtype is not torch.float32
+    assert torch.equal(clip.text(ids), exact)
+
+
+@pytest.mark.parametrize("around", ["bf16-true", "16-true"])
+def test_thresholds_keep_their_precision(around, tiny):
+    model = build(WinClipPlus, tiny)
+    model.post_processor._pixel_threshold.fill_(0.0003)
+    scores = torch.tensor([0.00029, 0.0003, 0.00031])
+    before = model.post_processor.bend_map(scores)
+    AROUND[around](model)
+    assert torch.equal(model.post_processor.bend_map(scores), before)
+    assert before[0] < 0.5 < before[2]
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_images_are_normalized_in_single_precision(half):
+    levels = torch.arange(256).expand(1, 3, 256, 256) / 255
+    transform = ClipTransform((64, 64))
+    torch.testing.assert_close(transform(levels.to(half)), transform(levels), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("model_class", LEARNING, ids=lambda model: model.__name__)

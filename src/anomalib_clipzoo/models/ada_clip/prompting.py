@@ -101,7 +101,7 @@ def plain_features(vision: VisionTower, tokens: torch.Tensor, layers: Sequence[i
 
     Args:
         vision: The frozen image tower.
-        tokens: Embedded images after ``ln_pre``, ``(B, 1 + N, D)``.
+        tokens: Embedded images, ``(B, 1 + N, D)``.
         layers: Blocks, counted from 1, whose output tokens are wanted.
 
     Returns:
@@ -129,7 +129,7 @@ def prompted_features(
 
     Args:
         vision: The frozen image tower.
-        tokens: Embedded images after ``ln_pre``, ``(B, 1 + N, D)``.
+        tokens: Embedded images, ``(B, 1 + N, D)``.
         prompts: Prompts of the first layers, each ``(B, M, D)`` or ``(1, M, D)``; none leaves the tower as it is.
         layers: Blocks, counted from 1, whose output tokens are wanted.
 

@@ -172,7 +172,7 @@ class AdaClipModel(TakesClassNames, ComparesPatches, nn.Module):
             tokens = dict(zip(layers, tapped, strict=True))
             own = torch.stack([tokens[layer] for layer in self.layers], dim=1)
             return {"plain": image, "tokens": own}, {layer: tokens[layer][:, 1:] for layer in taps}
-        embedded = vision.ln_pre(vision.embed(images))
+        embedded = vision.embed(images)
         frozen, tapped = {"embedded": embedded}, []
         if self.dynamic or taps:
             plain, tapped = plain_features(vision, embedded, taps)

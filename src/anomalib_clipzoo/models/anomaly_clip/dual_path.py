@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from anomalib_clipzoo.clip import VisionTower
-from anomalib_clipzoo.clip.attention import attend, feed_forward, join_heads, project_qkv
+from anomalib_clipzoo.clip.attention import attend, feed_forward, join_heads, prepare, project_qkv
 
 DPAM_LAYER, DPAM_DEPTH = 20, 24  # the reference code's setting, and the tower that it is meant for
 
@@ -80,11 +80,11 @@ class DualPath:
             images: The images.
             taps: Blocks, counted from 1, after which CLIP's own stream is wanted, too.
         """
-        tokens = local = vision.ln_pre(vision.embed(images))
+        tokens = local = vision.embed(images)
         tapped, own = [], {}
         block: Any  # a residual block of open_clip
         for layer, block in enumerate(vision.blocks, start=1):
-            query, key, value = project_qkv(block.attn, block.ln_1(tokens))
+            query, key, value = project_qkv(block.attn, prepare(block.ln_1, tokens))
             if self.first_dual <= layer <= self.layers[-1]:
                 heads = local_heads(query, key, value, self.local_attention)
                 local = local + block.ls_1(join_heads(block.attn, heads))

@@ -118,7 +118,7 @@ class ObjectAgnosticPrompts(nn.Module):
     def encode(self, text: TextTower, image_features: torch.Tensor | None = None) -> torch.Tensor:
         """Encode every prompt to a text feature, not normalised: ``(B, S, E)``, see :meth:`tokens`."""
         tokens = self.tokens(image_features)
-        tokens = tokens + text.position[: tokens.shape[2]]
+        tokens = tokens.float() + text.position[: tokens.shape[2]]
         end = self.end if image_features is None else self.end + self.shift
         images, count = tokens.shape[:2]
         encoded = text.run_blocks(tokens.flatten(0, 1), end.repeat(images), self.deep_prompts(images * count))

@@ -154,7 +154,9 @@ class AnomalyClipModel(ComparesPatches, nn.Module):
         vision = self.backbone.vision
         class_token, local, own = self.dual_path(vision, images, taps)
         # As in the reference code, the image feature goes without CLIP's last LayerNorm, patches do not.
-        return ImageFeatures(unit(class_token @ vision.projection), self.project_patches(local), own)
+        return ImageFeatures(
+            unit(class_token.to(vision.projection.dtype) @ vision.projection), self.project_patches(local), own
+        )
 
     def project_patches(self, local: Sequence[torch.Tensor]) -> torch.Tensor:
         """Bring each layer's local stream ``(B, 1 + N, D)`` to the text: unit length, ``(K, B, N, E)``."""

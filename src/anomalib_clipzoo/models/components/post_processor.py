@@ -17,6 +17,7 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from anomalib_clipzoo.anomaly.precision import FullPrecision
 from anomalib_clipzoo.anomaly.text_cache import is_exporting
 from anomalib_clipzoo.data.category import categories_of
 from anomalib_clipzoo.metrics.bend import bend, bend_around, middle_of, unbend
@@ -38,7 +39,7 @@ SCORES, MASKED_MAPS, LABELLED_MAPS = (
 NEUTRAL_SENSITIVITY = 0.5  # with which post-processed scores are compared with 0.5
 
 
-class ProbabilityPostProcessor(PostProcessor):
+class ProbabilityPostProcessor(FullPrecision, PostProcessor):
     """anomalib's post-processor for scores that are probabilities.
 
     anomalib shifts scores by the validation data's threshold, divides by their range and cuts off at 0 and 1. On other
@@ -49,6 +50,8 @@ class ProbabilityPostProcessor(PostProcessor):
     Thresholds come from validation data: those with the best F1 score, which needs normal and anomalous images; or,
     with ``false_alarm_rate``, from normal images alone, so that on average at most that share of new normal images is
     called anomalous, and at most that share of their pixels. Anomalous validation images are then left aside.
+
+    Thresholds stay in single precision: half of it has no steps between them and a score beside.
 
     Args:
         false_alarm_rate: Share of normal images that may be called anomalous, between 0 and 1. It needs at least

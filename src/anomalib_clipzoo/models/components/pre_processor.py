@@ -33,8 +33,11 @@ class ClipTransform(nn.Module):
         self.mean, self.std = tuple(mean), tuple(std)
 
     def forward(self, images: torch.Tensor, *masks: torch.Tensor | None) -> Any:
-        """Transform images ``(B, 3, H, W)``, 0..1, alone or with masks ``(B, H, W)`` or ``None``."""
-        images = normalize(resize_images(images, self.image_size), self.mean, self.std)
+        """Transform images ``(B, 3, H, W)``, 0..1, alone or with masks ``(B, H, W)`` or ``None``.
+
+        Images are normalised in single precision: near the mean half precision has nothing left of them.
+        """
+        images = normalize(resize_images(images.float(), self.image_size), self.mean, self.std)
         if not masks:
             return images
         return images, *(None if mask is None else resize_masks(mask, self.image_size) for mask in masks)

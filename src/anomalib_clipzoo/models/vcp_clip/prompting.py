@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from anomalib_clipzoo.anomaly.precision import FullPrecision
 from anomalib_clipzoo.anomaly.prompts import average_states
 from anomalib_clipzoo.clip import TextTower
+from anomalib_clipzoo.clip.attention import normalize
 from anomalib_clipzoo.clip.text import END_OF_TEXT, START_OF_TEXT, encode
 
 PROMPT_NORM_EPSILON = 1e-6  # the reference code; CLIP's own LayerNorms have 1e-5
@@ -64,7 +66,7 @@ class DeepTextPrompts(nn.Module):
         return [self.dropout(prompt.expand(sequences, -1, -1)) for prompt in projected]
 
 
-class GappedSentences(nn.Module):
+class GappedSentences(FullPrecision):
     """Sentences with a gap for the visual context, embedded once.
 
     Args:
@@ -133,7 +135,7 @@ class GappedSentences(nn.Module):
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
         """Fill the gaps of all T sentences with the visual context ``(B, r, D)``: tokens ``(B, T, L, D)``."""
-        return self.frozen + torch.einsum("tlr,brd->btld", self.gap, context)
+        return self.frozen + torch.einsum("tlr,brd->btld", self.gap, context.float())
 
 
 def encode_gapped(
@@ -160,7 +162,7 @@ def encode_gapped(
         tokens = text.run_blocks(tokens, end)
     else:
         first, *deep = deep_prompts(tokens.shape[0])
-        tokens = torch.cat([tokens[:, :1], first, tokens[:, 1:]], dim=1)
+        tokens = torch.cat([tokens[:, :1], first.to(tokens.dtype), tokens[:, 1:]], dim=1)
         tokens = text.run_blocks(tokens, end + first.shape[1], dict(enumerate(deep, start=1)))
-        tokens = deep_prompts.norm(tokens)
+        tokens = normalize(deep_prompts.norm, tokens)
     return average_states(text.project(tokens).unflatten(0, (images, count)), sentences.states)

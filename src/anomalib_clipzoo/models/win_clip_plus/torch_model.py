@@ -21,6 +21,7 @@ from anomalib_clipzoo.anomaly.prompts import DEFAULT_CLASS_NAME, check_count
 from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, Reference, ReferenceMemory
 from anomalib_clipzoo.anomaly.text_cache import TextCache
 from anomalib_clipzoo.clip import Backbone
+from anomalib_clipzoo.clip.attention import normalize
 
 from .prompting import PromptEnsemble
 from .scores import VARIANTS, Variant
@@ -113,9 +114,9 @@ class WinClipPlusModel(TakesClassNames, nn.Module):
         """
         vision = self.backbone.vision
         with_patches = with_patches and self.variant.patch_term != "none"
-        image, patches, windows = self.encoder(vision, images.to(vision.projection.dtype), with_patches=with_patches)
+        image, patches, windows = self.encoder(vision, images, with_patches=with_patches)
         if patches is not None and self.variant.patch_term == "normalized":
-            patches = vision.ln_post(patches)
+            patches = normalize(vision.ln_post, patches)
         return Features(image.float(), [scale.float() for scale in windows], patches)
 
     def remember(self, images: torch.Tensor, references: Sequence[Reference]) -> None:

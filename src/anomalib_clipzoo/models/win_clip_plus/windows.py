@@ -18,10 +18,17 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.maps import weighted_mean
-from anomalib_clipzoo.anomaly.precision import FullPrecisionBuffers, full_precision
+from anomalib_clipzoo.anomaly.precision import FullPrecision, full_precision
 from anomalib_clipzoo.anomaly.text_cache import is_exporting
 from anomalib_clipzoo.clip import VisionTower
-from anomalib_clipzoo.clip.attention import attend, feed_forward, project_qkv, residual_block, single_token_block
+from anomalib_clipzoo.clip.attention import (
+    attend,
+    feed_forward,
+    prepare,
+    project_qkv,
+    residual_block,
+    single_token_block,
+)
 
 SMALLEST = 1e-30  # stands for zero in harmonic means: its inverse is finite, so that nothing becomes NaN
 
@@ -73,7 +80,7 @@ def _starts(length: int, scale: int, stride: int) -> torch.Tensor:
     return torch.tensor(sorted({*range(0, last + 1, stride), last}))
 
 
-class WindowPooling(FullPrecisionBuffers):
+class WindowPooling(FullPrecision):
     """From values per window to values per patch: the mean over the windows that cover it.
 
     Args:
@@ -154,9 +161,9 @@ class WindowEncoder(nn.Module):
             The image features ``(B, E)``, the patch tokens ``(B, N, D)`` or ``None``, and the window features of each
             scale ``(B, W, E)``; nothing is normalised.
         """
-        tokens = vision.ln_pre(vision.embed(images))
+        tokens = vision.embed(images)
         first: Any = vision.blocks[0]
-        shared = (tokens, *project_qkv(first.attn, first.ln_1(tokens)))
+        shared = (tokens, *project_qkv(first.attn, prepare(first.ln_1, tokens)))
         whole = self._run(vision, *shared, read_patches=with_patches)
         windows = [self._encode_windows(vision, shared, scale) for scale in self.scales]
         return vision.project(whole[:, 0]), whole[:, 1:] if with_patches else None, windows
