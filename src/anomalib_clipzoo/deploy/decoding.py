@@ -9,10 +9,9 @@ from io import BytesIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from anomalib_clipzoo.clip.preprocess import resize_images
-from anomalib_clipzoo.data.image_files import check_upright
 from anomalib_clipzoo.results.images import read_image
 
 from .limits import MOST_PIXELS
@@ -49,10 +48,7 @@ def decode_image(content: bytes, most_pixels: int = MOST_PIXELS, turn: bool = Fa
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as image:
             _check_size(image.size, most_pixels)
-            if not turn:
-                check_upright(image)
-        picture = read_image(BytesIO(content))
-        return ImageOps.exif_transpose(picture) if turn else picture
+        return read_image(BytesIO(content), turn)
     except UnidentifiedImageError as error:
         msg = f"this is no image of type {', '.join(FORMATS)}"
         raise UnknownTypeError(msg) from error

@@ -10,37 +10,43 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype, to_image
+
+from anomalib_clipzoo.data.image_files import check_upright
 
 WHITE_16_BIT = 2**16 - 1
 # A 12-bit camera's white would come out at a sixteenth of the brightness; a scene as dark as that is less likely.
 WHITE_12_BIT = 2**12 - 1
 
 
-def read_image(path: str | Path | BytesIO) -> Image.Image:
+def read_image(path: str | Path | BytesIO, turn: bool = False) -> Image.Image:
     """Read an image as 8-bit RGB; 16-bit grey is scaled by its full range, as 8-bit images are by theirs.
 
     anomalib's own reader cuts off what is above 255, which turns such images white.
 
     Args:
         path: The file, or what one holds.
+        turn: Whether pictures that the camera noted to be turned are turned; else they are refused, as places on them
+            would be others than the file's.
 
     Returns:
         The image, decoded.
 
     Raises:
-        ValueError: If it cannot be read, or if it is not known which of its values is white; the message says which,
-            without the path.
+        ValueError: If it cannot be read, is to be turned, or if it is not known which of its values is white; the
+            message says which, without the path.
     """
     if not isinstance(path, BytesIO) and not Path(path).is_file():
         msg = "there is no such file" if not Path(path).exists() else "this is no file"
         raise ValueError(msg)
     try:
         with Image.open(path) as image:
-            image.load()
-            return _from_deep(image) if image.mode.startswith(("I", "F")) else image.convert("RGB")
+            if not turn:
+                check_upright(image)
+            upright = ImageOps.exif_transpose(image) if turn else image
+            return _from_deep(upright) if image.mode.startswith(("I", "F")) else upright.convert("RGB")
     except UnidentifiedImageError as error:
         empty = not isinstance(path, BytesIO) and Path(path).stat().st_size == 0
         msg = "the file is empty" if empty else "this is no image that can be read"

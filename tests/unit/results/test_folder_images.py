@@ -8,6 +8,7 @@ import pytest
 import torch
 from anomalib.data.utils import read_image as read_as_anomalib
 from PIL import Image
+from PIL.ExifTags import Base
 
 from anomalib_clipzoo.results.folder_images import FolderBatch, FolderImages, problems_of
 from anomalib_clipzoo.results.images import read_image
@@ -53,6 +54,24 @@ def test_values_that_none_is_known_to_be_white_of_are_refused(image, reason, tmp
     image.save(tmp_path / "image.tif")
     with pytest.raises(ValueError, match=reason):
         read_image(tmp_path / "image.tif")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_photographs_are_not_read_lying_on_their_side(suffix, tmp_path):
+    exif = Image.Exif()
+    exif[Base.Orientation] = 6
+    picture = Image.new("RGB", (12, 8), "red")
+    picture.paste("blue", (6, 0, 12, 8))
+    picture.save(tmp_path / f"turned{suffix}", exif=exif)
+    item = FolderImages(tmp_path)[0]
+    if suffix == ".tif":  # Pillow, and with it anomalib, turns it
+        assert (item.problem, item.image.shape) == ("", (3, 12, 8))
+    else:
+        assert "to be turned" in item.problem
+    turned = np.asarray(read_image(tmp_path / f"turned{suffix}", turn=True))
+    assert turned.shape == (12, 8, 3)
+    assert turned[0, 0].argmax() == 0  # red is on top, blue below
+    assert turned[-1, 0].argmax() == 2
 
 
 def test_a_black_16_bit_image_is_black(tmp_path):
