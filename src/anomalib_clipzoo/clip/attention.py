@@ -19,6 +19,8 @@ from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.precision import full_precision
 
+from .compiling import compilable
+
 
 def normalize(norm: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Run a LayerNorm, in the precision of the tokens."""
@@ -84,6 +86,7 @@ def join_heads(attention: nn.MultiheadAttention, heads: torch.Tensor) -> torch.T
     return attention.out_proj(heads.transpose(1, 2).flatten(2))
 
 
+@compilable
 def residual_block(
     block: Any,
     tokens: torch.Tensor,
@@ -107,6 +110,7 @@ def residual_block(
     return feed_forward(block, tokens)
 
 
+@compilable
 def feed_forward(block: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Run the second half of a residual block, the MLP, on tokens ``(B, N, D)``."""
     return tokens + block.ls_2(block.mlp(prepare(block.ln_2, tokens)))
@@ -117,6 +121,7 @@ def select(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return tokens[torch.arange(tokens.shape[0], device=tokens.device), positions]
 
 
+@compilable
 def single_token_block(block: Any, tokens: torch.Tensor, last: torch.Tensor | None = None) -> torch.Tensor:
     """Run a residual block for one token of each sequence, as the last block is where nothing else is read.
 

@@ -26,6 +26,7 @@ from anomalib_clipzoo.anomaly.class_names import TakesClassNames
 from anomalib_clipzoo.anomaly.prompts import class_names_of
 from anomalib_clipzoo.anomaly.text_cache import is_exporting
 from anomalib_clipzoo.clip import Backbone, default_image_size
+from anomalib_clipzoo.clip.compiling import check_compiler, compile_blocks
 from anomalib_clipzoo.clip.config import TOY
 from anomalib_clipzoo.data import CategoryBatch, categories_of
 from anomalib_clipzoo.metrics import PerCategoryEvaluator
@@ -82,7 +83,7 @@ class ClipZooModule(WholeExports):
     OF_THE_RUN: ClassVar[frozenset[str]] = frozenset(
         {
             *("weights", "fine_tune", "seed"),
-            *("feature_cache", "cache_size", "cache_dtype", "cache_variants"),
+            *("feature_cache", "cache_size", "cache_dtype", "cache_variants", "compile"),
         }
     )
     # Arguments that the features of a training image depend on; QuickGELU always counts.
@@ -141,6 +142,8 @@ class ClipZooModule(WholeExports):
             raise ValueError(msg)
 
     def _build(self, arguments: Arguments) -> None:
+        if arguments.given["compile"]:
+            check_compiler()
         backbone, pretrained = self._clip_names(arguments)
         clip = self._build_clip(backbone, pretrained, arguments)
         paper = {**self.paper_arguments(clip), "quick_gelu": self.QUICK_GELU}
@@ -151,6 +154,8 @@ class ClipZooModule(WholeExports):
         normalized = given if isinstance(given, ClipPreProcessor) else clip
         values |= {"mean": list(normalized.mean), "std": list(normalized.std)}
         self.model = self.build_model(clip, values)
+        if values["compile"]:
+            compile_blocks([*clip.vision.blocks, *clip.text.blocks])
         self.hparams.pop("predictions", None)  # anomalib leaves out its own components alone
         self.hparams.update(values)
         self._hparams_initial = {**self.hparams}  # what loggers write
@@ -423,7 +428,8 @@ class ClipZooModule(WholeExports):
         """Say what the checkpoint is, and what its weights were made with."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[RECORD] = self._record()
-        checkpoint["hyper_parameters"] = {**self.hparams, "weights": None}  # what they held is in the checkpoint now
+        # What the weights held is in the checkpoint now, and where it is loaded there may be no compiler.
+        checkpoint["hyper_parameters"] = {**self.hparams, "weights": None, "compile": False}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make this the model that the checkpoint was written by, but for arguments that the user gave."""

@@ -85,6 +85,7 @@ class MuSc(MemoryModule, AnomalibModule):
         quick_gelu: Whether CLIP runs with QuickGELU. [no, as the paper's code at all sizes but the native one]
         mean: Mean of red, green and blue, 0..1, that images are normalised by. [the pretrained tag's, else OpenAI's]
         std: Their standard deviation. [the pretrained tag's, else OpenAI's]
+        compile: Whether blocks of CLIP's towers run compiled (``torch.compile``), which needs a C++ compiler.
         false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
             validation images alone. [none: thresholds of the best F1 score on validation images]
         predictions: Callback that writes the table ``predictions.csv`` of tests and predictions, or whether to use the
@@ -126,6 +127,7 @@ class MuSc(MemoryModule, AnomalibModule):
         quick_gelu: bool | None = None,
         mean: PixelMean | None = None,
         std: PixelSpread | None = None,
+        compile: bool = False,  # noqa: A002  # torch's word
         false_alarm_rate: Rate | None = None,
         predictions: Predictions | bool = True,
         pre_processor: nn.Module | bool = True,

@@ -96,6 +96,7 @@ class VcpClip(FewShotModule, AnomalibModule):
         cache_variants: With a cache, in how many variants an image comes, as random changes cannot be kept: 1 goes
             without augmentation, 4 has the image as it is and three augmented ones. Mosaics and synthetic anomalies are
             the same ones again after so many epochs.
+        compile: Whether blocks of CLIP's towers run compiled (``torch.compile``), which needs a C++ compiler.
         false_alarm_rate: Share of new normal images that may be called anomalous, in 0..1, for thresholds from normal
             validation images alone. [none: thresholds of the best F1 score on validation images]
         predictions: Callback that writes the table ``predictions.csv`` of tests and predictions, or whether to use the
@@ -171,6 +172,7 @@ class VcpClip(FewShotModule, AnomalibModule):
         cache_size: PositiveNumber = CACHE_SIZE,
         cache_dtype: CacheDtype = "float32",
         cache_variants: Count = 1,
+        compile: bool = False,  # noqa: A002  # torch's word
         false_alarm_rate: Rate | None = None,
         predictions: Predictions | bool = True,
         pre_processor: nn.Module | bool = True,
