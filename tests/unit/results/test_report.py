@@ -134,6 +134,17 @@ def test_weights_are_the_same_where_their_content_is(tmp_path):
     assert f"b/learned.safetensors ({'1e' * 6})" in (tmp_path / "report" / "report.html").read_text()
 
 
+def test_where_features_are_kept_makes_no_other_configuration(tmp_path):
+    places = ({"feature_cache": "a"}, {"feature_cache": "b", "cache_size": 2, "compile": True}, {"feature_cache": None})
+    for number, given in enumerate(places):
+        arguments = {"cache_size": 8, "compile": False, **given}
+        write_run(tmp_path / str(number), SCORES, arguments=arguments)
+    assert [(one.name, len(one.runs)) for one in configurations_of(find_runs([tmp_path]))] == [
+        ("VcpClip on ToyAD (feature_cache True)", 2),
+        ("VcpClip on ToyAD (feature_cache False)", 1),
+    ]
+
+
 def test_choices_of_references_are_seeds_too(tmp_path):
     for seed in (1, 2):
         write_run(tmp_path / f"4 shots, {seed}", SCORES, arguments={"k_shot": 4, "seed": seed})

@@ -22,6 +22,9 @@ SEED = 0
 SHOWN_DIGITS = 12
 """How much of a fingerprint stands for it."""
 
+OF_THE_MACHINE = frozenset({"cache_size", "compile"})
+"""Arguments that results do not depend on."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -187,7 +190,11 @@ def _names(runs: Sequence[Run]) -> list[str]:
 def _settings(run: Run) -> dict[str, Any]:
     """All but the data that makes a configuration, by name: of weights their content, of seeds none."""
     record = run.record
-    arguments = {name: value for name, value in record.arguments.items() if name != SEED_ARGUMENT}
+    arguments = {
+        name: value for name, value in record.arguments.items() if name not in {SEED_ARGUMENT, *OF_THE_MACHINE}
+    }
+    if "feature_cache" in arguments:  # whether there is one decides on augmentation; where it lies decides nothing
+        arguments["feature_cache"] = bool(arguments["feature_cache"])
     weights = {"weights": ", ".join(one[:SHOWN_DIGITS] for one in record.weights.values())} if record.weights else {}
     return {"stage": record.stage, "epochs": record.epochs, **arguments, **weights}
 
