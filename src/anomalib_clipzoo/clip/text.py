@@ -4,11 +4,12 @@
 """The text tower as explicit steps: tokenize, embed, insert learned tokens, blocks, project."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from anomalib_clipzoo.anomaly.precision import FullPrecision
 
@@ -69,6 +70,7 @@ class TextTower(FullPrecision):
         deep_prompts: Mapping[int, torch.Tensor] | None = None,
         *,
         first: int = 0,
+        recompute: bool = False,
     ) -> torch.Tensor:
         """Run the blocks, overwriting tokens with learned prompts on the way, the last for the end of text alone.
 
@@ -78,18 +80,20 @@ class TextTower(FullPrecision):
             deep_prompts: For a block's index (from 0) the prompt ``(S, P, D)`` or ``(1, P, D)`` that overwrites
                 positions 1 to P, those after the start of text, before that block.
             first: Index of the first block to run.
+            recompute: Whether what gradients need of a block is made again instead of kept, which saves memory.
 
         Returns:
             End-of-text tokens after the last block, ``(S, D)``.
         """
         deep_prompts = deep_prompts or {}
+        run_block = partial(checkpoint, residual_block, use_reentrant=False) if recompute else residual_block
         for index, block in enumerate(self.blocks[first:], start=first):
             if index in deep_prompts:
                 prompt = deep_prompts[index].expand(tokens.shape[0], -1, -1).to(tokens.dtype)
                 tokens = torch.cat([tokens[:, :1], prompt, tokens[:, 1 + prompt.shape[1] :]], dim=1)
             if index == self.depth - 1:
                 return single_token_block(block, tokens, end)[:, 0]
-            tokens = residual_block(block, tokens, causal=True)
+            tokens = run_block(block, tokens, causal=True)
         return select(tokens, end)
 
     def project(self, tokens: torch.Tensor) -> torch.Tensor:

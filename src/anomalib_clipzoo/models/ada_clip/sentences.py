@@ -4,13 +4,11 @@
 """AdaCLIP's sentences about a class, and the text features that they come to, with and without prompts."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from anomalib_clipzoo.anomaly.prompts import StateEnsemble, average_states, clean_class_name
 from anomalib_clipzoo.anomaly.text_cache import TextCache, is_exporting
@@ -147,8 +145,8 @@ def encode_prompted(
         for index, prompt in enumerate(prompts)
         if index
     }
-    run = partial(text.run_blocks, sentences.tokens.flatten(0, 1), sentences.end.flatten(), each, first=1)
-    # What gradients need of some fifty sentences an image takes more memory than it saves time: it is made again.
-    ends = checkpoint(run, use_reentrant=False) if torch.is_grad_enabled() and not is_exporting() else run()
+    # What gradients need of some fifty sentences an image takes more memory than making it again takes time.
+    recompute = torch.is_grad_enabled() and not is_exporting()
+    ends = text.run_blocks(sentences.tokens.flatten(0, 1), sentences.end.flatten(), each, first=1, recompute=recompute)
     features = text.project(ends)
     return average_states(features.unflatten(0, (images, count)), counts)
