@@ -167,6 +167,8 @@ def test_arguments(tiny):
     for model in MODELS:
         for index, name in enumerate(sorted(inspect.signature(model).parameters.keys() - COMPONENTS)):
             for value in NONSENSE[index % SHARE :: SHARE]:
+                if name == "compile" and value is True:
+                    continue  # it is valid, and may take longer than a case has
                 arguments = {"backbone": tiny, "pretrained": None, name: value}
                 words = [value] if isinstance(value, str) else value if isinstance(value, list) else []
                 names = (name, *(word for word in words if isinstance(word, str) and word))
