@@ -95,10 +95,11 @@ def _table(kernel: Resampling) -> np.ndarray:
     pieces = [np.poly1d(coefficients) for coefficients in KERNELS[kernel]]
 
     def order(number: int) -> np.ndarray:
-        near, far = (piece.deriv(number)(distances) if number else piece(distances) for piece in pieces)
+        near, far = (piece.deriv(number)(distances) for piece in pieces)
         return np.where(distances < 1, near, np.where(distances < REACH, far, 0.0))
 
-    coarse = np.floor(order(0) * COARSE) / COARSE
-    fine = np.floor((order(0) - coarse) * FINE) / FINE
-    columns = [coarse, fine, order(0) - coarse - fine, order(1), order(2) / 2, order(3) / 6]
+    values = order(0)
+    coarse = np.floor(values * COARSE) / COARSE
+    fine = np.floor((values - coarse) * FINE) / FINE
+    columns = [coarse, fine, values - coarse - fine, order(1), order(2) / 2, order(3) / 6]
     return np.stack(columns, axis=-1).astype(np.float32)
