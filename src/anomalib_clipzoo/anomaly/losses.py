@@ -5,7 +5,7 @@
 
 import torch
 
-from .precision import full_precision
+from anomalib_clipzoo.precision import full_precision
 
 EPSILON = 1e-5  # keeps targets and probabilities off 0 and 1, as the reference codes do
 GAMMA = 2.0

@@ -9,8 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.clip import VisionTower
-
-from .precision import FullPrecision, full_precision
+from anomalib_clipzoo.precision import FullPrecision, full_precision
 
 PAPER_SIZE = 518  # pixels of an image's height that the papers state sizes in pixels for
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from .precision import like_weights, unit
+from anomalib_clipzoo.precision import like_weights, unit
 
 
 class PatchProjections(nn.ModuleList):

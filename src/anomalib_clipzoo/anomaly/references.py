@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from anomalib.data.utils import LabelName, get_image_filenames
 
+from anomalib_clipzoo.precision import FullPrecision, unit, without_autocast
+
 from .coreset import coreset, coreset_size
-from .precision import FullPrecision, unit, without_autocast
 
 Candidates = dict[str | None, list[str]]  # paths of normal images by category; None for images of any category
 DESCRIPTION = "description"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .precision import without_autocast
+from anomalib_clipzoo.precision import without_autocast
 
 
 class Origin(NamedTuple):

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from anomalib_clipzoo.anomaly.precision import full_precision
+from anomalib_clipzoo.precision import full_precision
 
 from .compiling import compilable
 

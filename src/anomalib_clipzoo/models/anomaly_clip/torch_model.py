@@ -17,11 +17,11 @@ from torch import nn
 
 from anomalib_clipzoo.anomaly.maps import PatchMaps, abnormal_logit
 from anomalib_clipzoo.anomaly.patch_references import ComparesPatches, Patches, PatchReferences
-from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.prompts import check_count
 from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT
 from anomalib_clipzoo.anomaly.text_cache import TextCache
 from anomalib_clipzoo.clip import Backbone
+from anomalib_clipzoo.precision import compare, unit
 
 from .dual_path import DualPath, LocalAttention
 from .prompting import (

@@ -17,7 +17,6 @@ from torch import nn
 from anomalib_clipzoo.anomaly.class_names import TakesClassNames
 from anomalib_clipzoo.anomaly.maps import PatchMaps, abnormal_logit
 from anomalib_clipzoo.anomaly.patch_references import ComparesPatches, Patches, PatchReferences, kind_of, tapped_patches
-from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.projections import PatchProjections
 from anomalib_clipzoo.anomaly.prompts import (
     ADACLIP_ABNORMAL_STATES,
@@ -31,6 +30,7 @@ from anomalib_clipzoo.anomaly.prompts import (
 from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, Reference
 from anomalib_clipzoo.anomaly.text_cache import TextCache
 from anomalib_clipzoo.clip import Backbone
+from anomalib_clipzoo.precision import compare, unit
 
 from .ranges import MaximumRanges
 

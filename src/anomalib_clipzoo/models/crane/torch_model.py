@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT
 from anomalib_clipzoo.clip import Backbone
 from anomalib_clipzoo.models.anomaly_clip.dual_path import LocalAttention
@@ -27,6 +26,7 @@ from anomalib_clipzoo.models.anomaly_clip.prompting import (
     ImageToken,
 )
 from anomalib_clipzoo.models.anomaly_clip.torch_model import AnomalyClipModel, ImageFeatures
+from anomalib_clipzoo.precision import compare, unit
 
 POOLED_SHARE = 0.5  # of the patches in what stands for an image; the reference code
 

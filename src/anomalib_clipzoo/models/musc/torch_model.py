@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.maps import PatchMaps
-from anomalib_clipzoo.anomaly.precision import without_autocast
 from anomalib_clipzoo.anomaly.references import Reference, rows_by_category
 from anomalib_clipzoo.clip import Backbone, quarter_layers
+from anomalib_clipzoo.precision import without_autocast
 
 from .features import Features, Load, batches_of, collect
 from .mutual import DistancePrecision, in_batches

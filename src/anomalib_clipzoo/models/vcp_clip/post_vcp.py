@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from anomalib_clipzoo.anomaly.precision import compare, like_weights, unit
+from anomalib_clipzoo.precision import compare, like_weights, unit
 
 HEADS = 8
 TEMPERATURE = 0.07  # initial; learned as the logarithm of its inverse

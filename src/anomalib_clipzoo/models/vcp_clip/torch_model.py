@@ -16,11 +16,11 @@ from torch import nn
 
 from anomalib_clipzoo.anomaly.maps import PAPER_SIZE, PatchMaps, abnormal_logit, top_mean
 from anomalib_clipzoo.anomaly.patch_references import ComparesPatches, Patches, PatchReferences, tapped_patches
-from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.projections import PatchProjections
 from anomalib_clipzoo.anomaly.prompts import check_count
 from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT
 from anomalib_clipzoo.clip import Backbone
+from anomalib_clipzoo.precision import compare, unit
 
 from .post_vcp import PostVcp, inverse_temperature
 from .prompting import DeepTextPrompts, GappedSentences, PreVcp, encode_gapped
