@@ -4,6 +4,7 @@
 """The image tower as explicit steps: embed, blocks, project."""
 
 from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ class VisionTower(nn.Module):
     """CLIP's frozen vision transformer, at any image size.
 
     Args:
-        visual: open_clip's ``VisionTransformer``, which holds the weights.
+        visual: open_clip's ``VisionTransformer``, which holds the weights, or another tower's :attr:`parts`.
         image_size: Height and width in pixels, multiples of the patch size; ``None`` keeps the native size.
         interpolation: How patch positions are resized to another grid: ``"bicubic"`` or ``"bilinear"``.
         antialias: Whether that resizing is antialiased.
@@ -63,6 +64,20 @@ class VisionTower(nn.Module):
         self.grid = (self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size)
         resized = resize_positions(self.native_position, self.native_grid, self.grid, interpolation, antialias)
         self.register_buffer("position", resized, persistent=False)
+
+    @property
+    def parts(self) -> Any:
+        """What this tower was made of, under open_clip's names: a tower for other images is made of the same."""
+        return SimpleNamespace(
+            conv1=self.patch_embedding,
+            class_embedding=self.class_embedding,
+            positional_embedding=self.native_position,
+            ln_pre=self.ln_pre,
+            transformer=SimpleNamespace(resblocks=self.blocks),
+            ln_post=self.ln_post,
+            proj=self.projection,
+            grid_size=self.native_grid,
+        )
 
     @property
     def width(self) -> int:
