@@ -55,9 +55,11 @@ def compare(features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor
     return features @ text_features.transpose(-2, -1)
 
 
-def like_weights(layer: Any, features: torch.Tensor) -> torch.Tensor:
-    """Run a linear layer in its own precision on features in single precision."""
-    return layer(features.to(layer.weight.dtype))
+def like_weights(weights: Any, features: torch.Tensor) -> torch.Tensor:
+    """Run a layer, or multiply by a matrix of weights, in its own precision on features in single precision."""
+    if isinstance(weights, torch.Tensor):
+        return features.to(weights.dtype) @ weights
+    return weights(features.to(weights.weight.dtype))
 
 
 class FullPrecision(nn.Module):

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from anomalib_clipzoo.precision import like_weights
+
 from .attention import normalize, prepare, residual_block
 
 
@@ -111,7 +113,7 @@ class VisionTower(nn.Module):
             expected, given = ("x".join(map(str, size)) for size in (self.image_size, images.shape[-2:]))
             msg = f"The images are {given} pixels, the model was made for {expected}: resize them or set image_size."
             raise ValueError(msg)
-        patches = self.patch_embedding(images.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2).float()
+        patches = like_weights(self.patch_embedding, images).flatten(2).transpose(1, 2).float()
         class_token = self.class_embedding.float().expand(patches.shape[0], 1, -1)
         tokens = torch.cat([class_token, patches], dim=1) + self.position.float()
         return normalize(self.ln_pre, tokens)
