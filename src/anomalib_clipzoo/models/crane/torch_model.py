@@ -68,7 +68,7 @@ class CraneModel(AnomalyClipModel):
         reference_block: How many positions of references are compared at once, which bounds the memory.
 
     Raises:
-        ValueError: If layers or prompts do not fit the backbone.
+        ValueError: If layers or prompts do not fit the backbone, or ``image_token_at_test`` is of no effect.
     """
 
     def __init__(
@@ -96,6 +96,12 @@ class CraneModel(AnomalyClipModel):
         coreset_ratio: float | None = None,
         reference_block: int = REFERENCE_BLOCK,
     ) -> None:
+        if image_token_at_test and image_token == "none":
+            msg = (
+                "image_token_at_test=True is of no effect with image_token='none', which leaves the image out of the "
+                "prompts: give another image_token, or image_token_at_test=False."
+            )
+            raise ValueError(msg)
         super().__init__(
             backbone,
             layers=layers,
@@ -115,7 +121,7 @@ class CraneModel(AnomalyClipModel):
             coreset_ratio=coreset_ratio,
             reference_block=reference_block,
         )
-        self.image_token_at_test = image_token_at_test and image_token != "none"
+        self.image_token_at_test = image_token_at_test
         self.scorebase_pooling = scorebase_pooling
         self.soft_mean = soft_mean
         self.upsampling = upsampling
