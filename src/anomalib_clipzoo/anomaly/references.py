@@ -75,7 +75,9 @@ def images_in_folder(folder: str | Path, categories: Iterable[str | None]) -> Ca
     return {category: [str(path) for path in get_image_filenames(place)] for category, place in places.items()}
 
 
-def choose_references(images: Sequence[str], count: int, seed: int, category: str | None = None) -> list[str]:
+def choose_references(
+    images: Sequence[str], count: int, seed: int, category: str | None = None, folder: str | None = None
+) -> list[str]:
     """Choose images at random, the same ones for the same seed; a smaller choice is part of a larger one.
 
     The choice depends on nothing but the images and the seed, and does not touch the global random numbers.
@@ -85,13 +87,15 @@ def choose_references(images: Sequence[str], count: int, seed: int, category: st
         count: How many are wanted.
         seed: Seed of the choice.
         category: What the images show, for the message.
+        folder: Where they are, for the message, if somebody named it.
 
     Raises:
         ValueError: If there are fewer images than wanted.
     """
     if count > len(images):
-        place = f"of category {category!r} " if category else ""
-        msg = f"{count} reference images are wanted, but {place}there are only {len(images)} normal images."
+        of_category = f"of category {category!r} " if category else ""
+        found = f"{len(images)} normal images{f' in {folder}' if folder else ''}"
+        msg = f"{count} reference images are wanted, but {of_category}there are only {found}."
         raise ValueError(msg)
     shuffled = sorted(images)
     random.Random(seed).shuffle(shuffled)

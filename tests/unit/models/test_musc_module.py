@@ -220,13 +220,18 @@ def test_doubtful_sets_are_told(build, engine, folder, caplog):
     assert "There are no thresholds from validation data" in caplog.text
 
 
-def test_too_few_images_are_told_before_any_is_read(build, engine, folder, monkeypatch, tmp_path):
+def test_too_few_images_are_told_before_any_is_read(build, engine, folder, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(whole_set.WholeSet, "load", lambda *_: pytest.fail("reads"))
     with pytest.raises(ValueError, match=r"at least 5 images that score each other, and has 1 .* or a pool"):
         engine.predict(build(), data_path=folder / "000.png")
     draw(tmp_path / "few", 4, seed=3)
-    with pytest.raises(ValueError, match=r"at least 5 images .* and has 4"):
-        engine.predict(build(), data_path=tmp_path / "few")
+    model = build()
+    for _ in range(2):  # a second try is no better
+        with pytest.raises(ValueError, match=r"at least 5 images .* and has 4"):
+            engine.predict(model, data_path=tmp_path / "few")
+    assert "score each other" not in caplog.text  # no advice on what is refused
+    with pytest.raises(ValueError, match=rf"at least 5 images .* has 4 .*: put more images into {tmp_path / 'few'}"):
+        engine.predict(build(pool_source=tmp_path / "few"), data_path=folder)
 
 
 def test_images_without_files_are_refused(build, engine):

@@ -155,7 +155,9 @@ class MuSc(MemoryModule, AnomalibModule):
         """See to the pool, if there is to be one."""
         if source := self.hparams["pool_source"]:
             for category, paths in images_in_folder(source, shown_categories(datamodule, self.category)).items():
-                self.draw(category, paths, min(self.hparams["pool_size"], len(paths)))
+                count = min(self.hparams["pool_size"], len(paths))
+                self.model.scoring.interval.check(count - 1, category, source)
+                self.draw(category, paths, count)
         if len(self.memory):
             self.memory.resolve(shown_categories(datamodule, self.category))
 
@@ -225,17 +227,20 @@ class MuSc(MemoryModule, AnomalibModule):
         made_from = [id(self.trainer), id(self.model), *((each.files, each.categories) for each in sets)]
         if made_from == self._made_from:
             return
-        self.whole, self._made_from = {}, made_from
+        self.whole, self._made_from = {}, []
         for images in sets:
             self._check_set(images)
+        for images in sets:
             self.whole.update(self._score_set(images))
+        self._made_from = made_from
 
     def _whole_set(self, loader: DataLoader) -> WholeSet:
         progress = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
         return WholeSet(loader, self.category, self.as_in_loop, progress=progress)
 
     def _check_set(self, images: WholeSet) -> None:
-        """Say what makes a set's scores doubtful."""
+        """Refuse a set that is too small, and say what makes another's scores doubtful."""
+        self.model.parts(images.categories, self._kinds(images))
         fewest = min(Counter(images.categories).values())
         if fewest < FEW:
             logger.warning("Only %d images score each other: their scores are better with at least %d.", fewest, FEW)
@@ -245,11 +250,13 @@ class MuSc(MemoryModule, AnomalibModule):
     def _score_set(self, images: WholeSet) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Return the patch map and the score of each file of a set."""
         logger.info("%d images score each other; none has a score without the others.", len(images.files))
-        folders = images.folders if self.hparams["divide_by_folder"] else None
         with self.trainer.precision_plugin.forward_context():
-            found = self.model.score_sets(images.load, images.categories, folders)
+            found = self.model.score_sets(images.load, images.categories, self._kinds(images))
         images.warn()
         return dict(zip(images.files, zip(*found, strict=True), strict=True))
+
+    def _kinds(self, images: WholeSet) -> list[str] | None:
+        return images.folders if self.hparams["divide_by_folder"] else None
 
     def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Predict scores and maps of a batch: against the pool, or as the whole set says."""
