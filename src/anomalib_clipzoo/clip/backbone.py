@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from .activation import use_own_quick_gelu
 from .config import IMAGE_SIZE, PATCH_SIZE, TOY, asset, read_config
 from .files import load_clip_weights
 from .pretrained import find_weights, pixel_statistics, trained_with_quick_gelu
@@ -184,9 +185,11 @@ def _build_clip(config: dict[str, Any], quick_gelu: bool) -> Any:
     # move the caller's random numbers.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return CLIP(
+        clip = CLIP(
             embed_dim=config["embed_dim"],
             vision_cfg=config["vision_cfg"],
             text_cfg=config["text_cfg"],
             quick_gelu=quick_gelu,
         )
+    use_own_quick_gelu(clip)
+    return clip
