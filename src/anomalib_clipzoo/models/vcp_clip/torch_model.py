@@ -20,7 +20,6 @@ from anomalib_clipzoo.anomaly.projections import PatchProjections
 from anomalib_clipzoo.anomaly.prompts import check_count
 from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT
 from anomalib_clipzoo.clip import Backbone
-from anomalib_clipzoo.precision import compare, unit
 
 from .post_vcp import PostVcp, inverse_temperature
 from .prompting import DeepTextPrompts, GappedSentences, PreVcp, encode_gapped
@@ -131,11 +130,11 @@ class VcpClipModel(ComparesPatches, nn.Module):
 
     def base_logits(self, patches: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """Base branch: project each layer's patches ``(K, B, N, D)``, compare with text: ``(K, B, N, 2)``."""
-        return compare(self.temperature.float().exp() * self.patch_projections(patches), text_features)
+        return self.patch_projections.compare(patches, self.temperature.float().exp() * text_features)
 
     def post_logits(self, patches: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """Post-VCP branch: let text see the patches ``(K, B, N, D)``, compare both: ``(K, B, N, 2)``."""
-        return self.post_vcp(text_features, unit(patches))
+        return self.post_vcp(text_features, patches)
 
     def frozen_features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Run the frozen image tower on images ``(B, 3, H, W)``: features ``(B, E)`` and patches ``(B, K, N, D)``."""
@@ -155,7 +154,7 @@ class VcpClipModel(ComparesPatches, nn.Module):
     def layer_maps_of(self, features: Mapping[str, torch.Tensor]) -> LayerMaps:
         """Do what is learned on the image tower's features: all of :meth:`layer_maps` but the tower itself."""
         text_features = self.encode_text(features["image"])
-        patches = features["patches"].transpose(0, 1)
+        patches = features["patches"].transpose(0, 1).contiguous()  # once, not in each product of matrices
         base = self.base_logits(patches, text_features) if self.temperature is not None else None
         post = self.post_logits(patches, text_features) if self.post_vcp is not None else None
         return LayerMaps(self._probabilities(base), self._probabilities(post))
