@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from anomalib_clipzoo.data import MultiCategory
-from anomalib_clipzoo.models.musc import MuSc, whole_set
+from anomalib_clipzoo.models.musc import MuSc, lightning_model, whole_set
 from tests.tiny import write_tiny_clip
 
 GOOD, BAD = 7, 4
@@ -218,6 +218,16 @@ def test_doubtful_sets_are_told(build, engine, folder, caplog):
     assert "003.png" in twins
     assert "twin.png" in twins
     assert "There are no thresholds from validation data" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("precision", "many", "told"), [("float32", 10, True), ("float32", 12, False), ("int8", 10, False)]
+)
+def test_large_sets_are_told_what_is_faster(build, engine, folder, caplog, monkeypatch, precision, many, told):
+    monkeypatch.setattr(lightning_model, "MANY", many)
+    with caplog.at_level("INFO"):
+        engine.predict(build(distance_precision=precision), data_path=folder)
+    assert ("distance_precision='int8' takes a fraction of the time" in caplog.text) is told
 
 
 def test_too_few_images_are_told_before_any_is_read(build, engine, folder, monkeypatch, tmp_path, caplog):

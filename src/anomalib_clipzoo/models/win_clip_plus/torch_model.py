@@ -28,7 +28,7 @@ from .scores import VARIANTS, Variant
 from .windows import WindowEncoder, WindowPooling, check_scales, harmonic_mean, weighted_harmonic_mean, window_patches
 
 PATCHES = "patches"
-WINDOW_BATCH = 128
+WINDOW_BATCH = 256
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
