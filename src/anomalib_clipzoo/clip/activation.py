@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-clipzoo authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""QuickGELU in one pass over memory."""
+"""QuickGELU with fewer passes over memory than open_clip's."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ SLOPE = 1.702
 class QuickGELU(nn.Module):
     """The sigmoid approximation of GELU, ``x * sigmoid(1.702 x)``, as the SiLU that it is.
 
-    The hidden values of an MLP are the largest tensors of a tower: multiplied out, they are written three times.
+    The hidden values of an MLP are the largest tensors of a tower: each pass over them costs.
     """
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
