@@ -35,8 +35,10 @@ def in_parts(run: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor, 
     Returns:
         ``(B, N, D)``.
     """
+    if not pays(tokens):  # first: a graph that is traced must not be bound to sizes
+        return run(tokens)
     hidden = tokens.shape[:-1].numel() * width * tokens.element_size()
-    if hidden <= HIDDEN_BYTES or not pays(tokens):
+    if hidden <= HIDDEN_BYTES:
         return run(tokens)
     parts = tokens.flatten(0, -2).chunk(-(-hidden // HIDDEN_BYTES))
     return torch.cat([run(part) for part in parts]).view_as(tokens)

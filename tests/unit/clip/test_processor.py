@@ -89,6 +89,21 @@ def test_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(seen) <= 40
 
 
+def test_graphs_are_bound_to_no_sizes() -> None:
+    """What is traced for export takes batches of any size, although parts depend on it."""
+
+    class Squares(torch.nn.Module):
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return weigh_values(*(in_parts(torch.square, tokens, width=32).unflatten(-1, (2, 4)).transpose(1, 2),) * 3)
+
+    with torch.no_grad():
+        shapes = ({0: torch.export.Dim("batch")},)
+        program = torch.export.export(Squares(), (torch.randn(2, 50, 8),), dynamic_shapes=shapes).module()
+        for count in (1, 2, 7):
+            tokens = torch.randn(count, 50, 8)
+            torch.testing.assert_close(program(tokens), Squares()(tokens))
+
+
 def test_quick_gelu() -> None:
     """Ours is open_clip's, with its gradient."""
     ours, theirs = (torch.linspace(-20, 20, 1001).requires_grad_() for _ in range(2))
