@@ -67,7 +67,7 @@ def test(model, data, folder, precision) -> tuple[dict[str, float], torch.Tensor
         for values in (output.pred_score, output.anomaly_map):
             assert values.dtype is torch.float32
             assert values.isfinite().all()
-    scores = torch.cat([output.pred_score for output in outputs])
+    scores = torch.cat([output.pred_score for output in outputs] or [torch.empty(0)])  # MuSc's come from a whole set
     return {name: metrics[name] for name in ("image_AUROC", "pixel_AUROC")}, scores
 
 

@@ -64,10 +64,8 @@ def weigh_values(
     Returns:
         ``(B, heads, N, D / heads)``.
     """
-    if causal or mask is not None or not pays(query) or (query.dtype != torch.bfloat16 and key.shape[-2] > SHORT):
+    if causal or mask is not None or not pays(query) or query.dtype != torch.float32 or key.shape[-2] > SHORT:
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-    if query.dtype == torch.bfloat16:  # what keys have in common no softmax sees, but it would take up the few bits
-        key = key - key.mean(dim=-2, keepdim=True)
     heads = [part.flatten(0, 1) for part in (query, key, value)]
     weights = query.shape[-2] * key.shape[-2] * query.element_size()
     parts = zip(*(part.split(max(1, WEIGHT_BYTES // weights)) for part in heads), strict=True)
