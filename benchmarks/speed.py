@@ -53,7 +53,6 @@ from anomalib_clipzoo.clip.config import read_config
 from anomalib_clipzoo.deploy.extras import needs
 from anomalib_clipzoo.deploy.runtimes import OnnxRuntime, OpenVinoRuntime, Runtime
 from anomalib_clipzoo.models.components.feature_cache import FeatureCache, MemoryStore
-from anomalib_clipzoo.models.components.few_shot import FewShotModule
 
 MODELS = ("VcpClip", "AnomalyClip", "AdaClip", "AprilGan", "Crane", "MuSc", "WinClipPlus")
 PARTS = ("inference", "training", "epochs", "evaluation", "memory")
@@ -357,18 +356,18 @@ def print_peak(name: str, batch: int, row: str, given: dict[str, Any]) -> None:
         del module
         gc.collect()
     else:
-        run = memory_rows(name)[row](module, images)
+        run = memory_rows(module)[row](images)
     print(peak_memory(run))
 
 
-def memory_rows(name: str) -> dict[str, Callable[[Any, Tensor], Run]]:
-    """What a model's memory is measured for, beside the bare tower's: of a built model and images."""
-    model = getattr(anomalib_clipzoo, name)
-    rows: dict[str, Callable[[Any, Tensor], Run]] = {name: whole_pass}
-    if issubclass(model, FewShotModule):
-        rows[f"{name}, {SHOTS} references"] = lambda module, images: whole_pass(with_references(module), images)
-    if model.LEARNS:
-        rows[f"{name}, training step"] = training_step
+def memory_rows(module: Any) -> dict[str, Callable[[Tensor], Run]]:
+    """What a model's memory is measured for, beside the bare tower's."""
+    name = type(module).__name__
+    rows: dict[str, Callable[[Tensor], Run]] = {name: partial(whole_pass, module)}
+    if hasattr(module.model, "references"):
+        rows[f"{name}, {SHOTS} references"] = lambda images: whole_pass(with_references(module), images)
+    if module.LEARNS:
+        rows[f"{name}, training step"] = partial(training_step, module)
     return rows
 
 
@@ -481,8 +480,9 @@ def print_memory(names: Sequence[str], arguments: argparse.Namespace, around: di
     """Measure peak memory of the tower, of passes and of a training step, each in a process of its own."""
     given = given_to_models(arguments)
     for name in names:
+        rows = [TOWER, *memory_rows(build(name, torch.device("cpu"), backbone="toy"))]
         for batch in arguments.batch:
-            for row in (TOWER, *memory_rows(name)):
+            for row in rows:
                 gib = memory_of(name, batch, row, given)
                 print(f"{name}, batch {batch}, peak memory of {row}: {gib:.2f} GiB", flush=True)
                 line = {"model": name, "batch": batch, "part": "memory", "row": row, "gib": gib, **around}

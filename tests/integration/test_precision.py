@@ -59,7 +59,7 @@ def engine(folder, precision="32-true", **arguments) -> Engine:
     )
 
 
-def test(model, data, folder, precision) -> tuple[dict[str, float], torch.Tensor]:
+def test(model, data, folder, precision) -> dict[str, float]:
     outputs = []
     model.model.register_forward_hook(lambda *given: outputs.append(given[-1]))
     (metrics,) = engine(folder, precision).test(model, datamodule=data)
@@ -67,14 +67,13 @@ def test(model, data, folder, precision) -> tuple[dict[str, float], torch.Tensor
         for values in (output.pred_score, output.anomaly_map):
             assert values.dtype is torch.float32
             assert values.isfinite().all()
-    scores = torch.cat([output.pred_score for output in outputs] or [torch.empty(0)])  # MuSc's come from a whole set
-    return {name: metrics[name] for name in ("image_AUROC", "pixel_AUROC")}, scores
+    return {name: metrics[name] for name in ("image_AUROC", "pixel_AUROC")}
 
 
 test.__test__ = False  # anomalib's word
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "AdaClip"])
+@pytest.mark.parametrize("name", MODELS)
 def test_half_precision_is_as_good(name, toy, tmp_path):
     model_class = getattr(anomalib_clipzoo, name)
     arguments = {"backbone": "toy", "visualizer": False, "predictions": False, **MODELS[name]}
@@ -83,33 +82,12 @@ def test_half_precision_is_as_good(name, toy, tmp_path):
         model = model_class(**arguments, feature_cache="memory")
         engine(tmp_path, max_epochs=1, limit_val_batches=0).fit(model, datamodule=toy())
         arguments["weights"] = model.save_weights(tmp_path / "learned.safetensors")
-    data = partial(toy, TESTED_ON[:3]) if name in {"MuSc", "WinClipPlus"} else toy  # they take long
-    expected, _ = test(model_class(**arguments), data(), tmp_path, "32-true")
+    data = partial(toy, TESTED_ON[:3]) if name in {"AdaClip", "MuSc", "WinClipPlus"} else toy  # they take long
+    expected = test(model_class(**arguments), data(), tmp_path, "32-true")
     assert expected["pixel_AUROC"] != 0.5
     for precision in ("bf16-mixed", "bf16-true", *(["16-true"] if name == "AnomalyClip" else [])):
-        got, _ = test(model_class(**arguments), data(), tmp_path, precision)
+        got = test(model_class(**arguments), data(), tmp_path, precision)
         assert got == pytest.approx(expected, abs=TOLERANCE), precision
-
-
-def test_few_images_of_ada_clip_get_another_score(toy, tmp_path):
-    """Most image scores are at 0 or 1, the others move; and some images stand between two ways to cluster patches."""
-    arguments = {"backbone": "toy", "visualizer": False, "predictions": False, **MODELS["AdaClip"]}
-    torch.manual_seed(0)
-    model = anomalib_clipzoo.AdaClip(**arguments, feature_cache="memory")
-    engine(tmp_path, max_epochs=1, limit_val_batches=0).fit(model, datamodule=toy())
-    arguments["weights"] = model.save_weights(tmp_path / "learned.safetensors")
-
-    def scored(precision):
-        return test(anomalib_clipzoo.AdaClip(**arguments), toy(TESTED_ON[:3]), tmp_path, precision)
-
-    expected, scores = scored("32-true")
-    assert scores.std() > 0.1
-    for precision in ("bf16-mixed", "bf16-true"):
-        got, half = scored(precision)
-        assert got["pixel_AUROC"] == pytest.approx(expected["pixel_AUROC"], abs=TOLERANCE)
-        changes = (half - scores).abs()
-        assert changes.quantile(0.9) < 0.01
-        assert changes.mean() < 0.01
 
 
 def test_nothing_is_learned_where_it_would_be_lost(toy, tmp_path):

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from anomalib_clipzoo.deploy.scorer import load_scorer
-from anomalib_clipzoo.results.regions import find_regions, middles
+from anomalib_clipzoo.results.regions import find_regions
 from tests.unit.deploy.hostile import MOST_BYTES, MOST_PIXELS, encoded, hostile_uploads
 from tests.unit.deploy.models import make_model
 from tests.unit.deploy.pictures import draw_pictures
@@ -116,7 +116,7 @@ def check(answer: dict, finding) -> None:
     assert (answer["width"], answer["height"]) == finding.size
     # Which of equally high pixels it is depends on the last digits, and so on what is scored together.
     rows, columns = (
-        np.flatnonzero(middles(cells, pixels) == answer[name])
+        [cell for cell in range(cells) if (2 * cell + 1) * pixels // (2 * cells) == answer[name]]
         for name, cells, pixels in zip(("peak_y", "peak_x"), finding.map.shape, finding.size[::-1], strict=True)
     )
     assert finding.map[np.ix_(rows, columns)].max() == pytest.approx(finding.map.max(), abs=1e-5)

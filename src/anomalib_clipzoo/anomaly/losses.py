@@ -5,7 +5,7 @@
 
 import torch
 
-from anomalib_clipzoo.precision import full_precision
+from .precision import full_precision
 
 EPSILON = 1e-5  # keeps targets and probabilities off 0 and 1, as the reference codes do
 GAMMA = 2.0
@@ -23,8 +23,8 @@ def focal_loss(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         The mean over all elements.
     """
     target = target.to(probability.dtype).clamp(EPSILON, 1 - EPSILON)
-    correct = torch.addcmul(1 - target + EPSILON, 2 * target - 1, probability)  # t p + (1 - t) (1 - p) + epsilon
-    return -((1 - correct) ** GAMMA * correct.log()).mean()
+    correct = target * probability + (1 - target) * (1 - probability) + EPSILON
+    return (-((1 - correct) ** GAMMA) * correct.log()).mean()
 
 
 @full_precision

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.clip import VisionTower
-from anomalib_clipzoo.precision import FullPrecision, full_precision
+
+from .precision import FullPrecision, full_precision
 
 PAPER_SIZE = 518  # pixels of an image's height that the papers state sizes in pixels for
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from anomalib_clipzoo.precision import cosines, like_weights, unit
+from .precision import like_weights, unit
 
 
 class PatchProjections(nn.ModuleList):
@@ -27,8 +27,3 @@ class PatchProjections(nn.ModuleList):
         """Project each layer's patches ``(B, N, D)`` to unit length: ``(K, B, N, E)``."""
         projected = [like_weights(project, layer) for project, layer in zip(self, patches, strict=True)]
         return unit(torch.stack(projected))
-
-    def compare(self, patches: Iterable[torch.Tensor], text_features: torch.Tensor) -> torch.Tensor:
-        """Compare each layer's projected patches with text features ``(B, S, E)``: ``(K, B, N, S)``."""
-        projected = (like_weights(project, layer) for project, layer in zip(self, patches, strict=True))
-        return torch.stack([cosines(features, text_features) for features in projected])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from anomalib_clipzoo.precision import unit
+from .precision import unit
 
 PLACEHOLDER = "{}"
 DEFAULT_CLASS_NAME = "object"  # where nobody knows what an image shows

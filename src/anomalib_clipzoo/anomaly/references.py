@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from anomalib.data.utils import LabelName, get_image_filenames
 
-from anomalib_clipzoo.precision import FullPrecision, unit, without_autocast
-
 from .coreset import coreset, coreset_size
+from .precision import FullPrecision, unit, without_autocast
 
 Candidates = dict[str | None, list[str]]  # paths of normal images by category; None for images of any category
 DESCRIPTION = "description"
@@ -75,9 +74,7 @@ def images_in_folder(folder: str | Path, categories: Iterable[str | None]) -> Ca
     return {category: [str(path) for path in get_image_filenames(place)] for category, place in places.items()}
 
 
-def choose_references(
-    images: Sequence[str], count: int, seed: int, category: str | None = None, folder: str | None = None
-) -> list[str]:
+def choose_references(images: Sequence[str], count: int, seed: int, category: str | None = None) -> list[str]:
     """Choose images at random, the same ones for the same seed; a smaller choice is part of a larger one.
 
     The choice depends on nothing but the images and the seed, and does not touch the global random numbers.
@@ -87,15 +84,13 @@ def choose_references(
         count: How many are wanted.
         seed: Seed of the choice.
         category: What the images show, for the message.
-        folder: Where they are, for the message, if somebody named it.
 
     Raises:
         ValueError: If there are fewer images than wanted.
     """
     if count > len(images):
-        of_category = f"of category {category!r} " if category else ""
-        found = f"{len(images)} normal images{f' in {folder}' if folder else ''}"
-        msg = f"{count} reference images are wanted, but {of_category}there are only {found}."
+        place = f"of category {category!r} " if category else ""
+        msg = f"{count} reference images are wanted, but {place}there are only {len(images)} normal images."
         raise ValueError(msg)
     shuffled = sorted(images)
     random.Random(seed).shuffle(shuffled)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from anomalib_clipzoo.precision import without_autocast
+from .precision import without_autocast
 
 
 class Origin(NamedTuple):

@@ -4,8 +4,8 @@
 """One residual attention block, as explicit steps.
 
 open_clip's blocks hold the weights; the forward pass is our own: batch-first whatever open_clip's layout is (it went
-from sequence-first to batch-first between 2.24 and 3.x), in parts where that is faster, and with queries, keys and
-values exposed, which value-value attention needs.
+from sequence-first to batch-first between 2.24 and 3.x), on ``scaled_dot_product_attention``, and with queries, keys
+and values exposed, which value-value attention needs.
 
 Tokens are in single precision wherever the weights are in half: blocks add up to what many of them make of a token, and
 sums in half precision lose what the later ones add. Matrix products run in the weights' precision.
@@ -17,10 +17,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from anomalib_clipzoo.precision import full_precision
+from anomalib_clipzoo.anomaly.precision import full_precision
 
 from .compiling import compilable
-from .processor import in_parts, weigh_values
 
 
 def normalize(norm: Any, tokens: torch.Tensor) -> torch.Tensor:
@@ -76,7 +75,10 @@ def attend(
     Returns:
         ``(B, N, D)``.
     """
-    return join_heads(attention, weigh_values(query, key, value, causal=causal, mask=mask))
+    return join_heads(
+        attention,
+        functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal),
+    )
 
 
 def join_heads(attention: nn.MultiheadAttention, heads: torch.Tensor) -> torch.Tensor:
@@ -111,11 +113,7 @@ def residual_block(
 @compilable
 def feed_forward(block: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Run the second half of a residual block, the MLP, on tokens ``(B, N, D)``."""
-
-    def run(part: torch.Tensor) -> torch.Tensor:
-        return part + block.ls_2(block.mlp(prepare(block.ln_2, part)))
-
-    return in_parts(run, tokens, width=block.mlp.c_fc.out_features)
+    return tokens + block.ls_2(block.mlp(prepare(block.ln_2, tokens)))
 
 
 def select(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

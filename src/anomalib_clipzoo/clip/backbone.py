@@ -7,41 +7,16 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
-from .activation import use_own_quick_gelu
 from .config import IMAGE_SIZE, PATCH_SIZE, TOY, asset, read_config
 from .files import load_clip_weights
 from .pretrained import find_weights, pixel_statistics, trained_with_quick_gelu
 from .text import TextTower
 from .vision import VisionTower, check_image_size
-
-
-class Source(NamedTuple):
-    """What the weights of a CLIP were read from.
-
-    Attributes:
-        config: The backbone's configuration.
-        pretrained: The tag or file that was asked for.
-        quick_gelu: The activation that the blocks were made with.
-        path: The file that was read; ``None`` for random weights.
-        stamp: Its size and time of change.
-    """
-
-    config: dict[str, Any]
-    pretrained: str | None
-    quick_gelu: bool
-    path: Path | None = None
-    stamp: tuple[int, int] | None = None
-
-    @classmethod
-    def of_file(cls, config: dict[str, Any], pretrained: str | None, quick_gelu: bool, path: Path | None) -> "Source":
-        """Return the source that a file is, as it lies there now."""
-        status = path.stat() if path and path.is_file() else None
-        return cls(config, pretrained, quick_gelu, path, (status.st_size, status.st_mtime_ns) if status else None)
 
 
 class Backbone(nn.Module):
@@ -64,8 +39,6 @@ class Backbone(nn.Module):
         mean: Mean of red, green and blue, 0..1, that images are normalised by; ``None`` for the pretrained tag's, or
             OpenAI's where there is no tag.
         std: Their standard deviation, likewise.
-        at_hand: A CLIP whose place this one takes. If it has the same weights and activation, and nothing was done to
-            them since they were read, they are shared instead of read again.
 
     Attributes:
         mean: Mean of red, green and blue.
@@ -78,9 +51,6 @@ class Backbone(nn.Module):
         FileNotFoundError: If a file of weights does not exist or cannot be downloaded.
     """
 
-    vision: VisionTower
-    text: TextTower
-
     def __init__(
         self,
         name: str = "ViT-L-14-336",
@@ -92,32 +62,23 @@ class Backbone(nn.Module):
         antialias: bool = True,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        at_hand: "Backbone | None" = None,
     ) -> None:
         super().__init__()
         config = read_config(name)
         if image_size is not None:  # said before anything is downloaded or built
             image_size = check_image_size(image_size, config["vision_cfg"].get("patch_size", PATCH_SIZE))
-        wanted = None if pretrained is None else str(pretrained)
-        shared = at_hand if at_hand is not None and at_hand.is_as_read_from(config, wanted, quick_gelu) else None
-        if shared is None:
-            path = find_weights(name, asset("toy_clip.safetensors") if name == TOY else pretrained)
-            self._source = Source.of_file(config, wanted, quick_gelu, path)  # before it is read, in case it changes
-            clip = _build_clip(config, quick_gelu)
-            if path is not None:
-                load_clip_weights(clip, name, path)
-            visual, text = clip.visual, TextTower(clip)
-        else:
-            self._source, visual, text = shared._source, shared.vision.parts, shared.text
+        weights = find_weights(name, asset("toy_clip.safetensors") if name == TOY else pretrained)
+        clip = _build_clip(config, quick_gelu)
+        if weights is not None:
+            load_clip_weights(clip, name, weights)
         self.trained_with_quick_gelu = trained_with_quick_gelu(name, pretrained, config)
         usual = pixel_statistics(name, pretrained, config)
         self.mean, self.std = tuple(mean or usual.mean), tuple(std or usual.std)
-        self.vision = VisionTower(visual, image_size, interpolation=interpolation, antialias=antialias)
-        self.text = text
+        self.vision = VisionTower(clip.visual, image_size, interpolation=interpolation, antialias=antialias)
+        self.text = TextTower(clip)
         self.requires_grad_(requires_grad=False)
         self.eval()
-        # As read: a cast to another precision leaves the CLIP what it is.
-        self._fingerprint = self._hash_weights() if shared is None else shared.fingerprint()
+        self._fingerprint = self._hash_weights()  # as loaded: a cast to another precision leaves the CLIP what it is
 
     @property
     def embed_dim(self) -> int:
@@ -143,14 +104,6 @@ class Backbone(nn.Module):
     def fingerprint(self) -> str:
         """Return a short hash of the weights, the same for the same CLIP however it was named or where it lay."""
         return self._fingerprint
-
-    def is_as_read_from(self, config: dict[str, Any], pretrained: str | None, quick_gelu: bool) -> bool:
-        """Tell whether this has the weights that reading them would give: same source, nothing done to them since."""
-        source = self._source
-        if source != Source.of_file(config, pretrained, quick_gelu, source.path):
-            return False
-        untouched = all(weight.dtype == torch.float32 and not weight.requires_grad for weight in self.parameters())
-        return untouched and self._hash_weights() == self._fingerprint
 
     def _hash_weights(self) -> str:
         towers = (self.vision.class_embedding, self.vision.native_position, self.vision.projection)
@@ -185,11 +138,9 @@ def _build_clip(config: dict[str, Any], quick_gelu: bool) -> Any:
     # move the caller's random numbers.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        clip = CLIP(
+        return CLIP(
             embed_dim=config["embed_dim"],
             vision_cfg=config["vision_cfg"],
             text_cfg=config["text_cfg"],
             quick_gelu=quick_gelu,
         )
-    use_own_quick_gelu(clip)
-    return clip

@@ -21,8 +21,6 @@ import torch
 from PIL import Image
 from PIL.Image import Resampling
 
-from anomalib_clipzoo.precision import without_autocast
-
 from .filter_weights import FIXED_POINT, HALF, REACH, filter_weights, filter_weights_in_single, split
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -113,8 +111,10 @@ def _filter_in_bands(levels: torch.Tensor, target: int, kernel: Resampling) -> t
 def _filter_whole(levels: torch.Tensor, target: int, kernel: Resampling) -> torch.Tensor:
     """Resize the last axis, 8-bit levels ``(..., L)`` to ``(..., T)``, by a matrix that is part of the graph."""
     high, low = filter_weights_in_single(levels.shape[-1], target, kernel, levels.device)
-    with without_autocast(levels.device):
-        return _round_products([levels @ high, levels @ low])
+    # Autocast leaves double precision alone; runtimes of exported graphs may have none.
+    if torch.is_autocast_enabled(levels.device.type):
+        return _round_products([levels.double() @ (high.double() * HALF + low)])
+    return _round_products([levels @ high, levels @ low])
 
 
 class _Bands(NamedTuple):

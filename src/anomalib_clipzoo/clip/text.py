@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from anomalib_clipzoo.precision import FullPrecision
+from anomalib_clipzoo.anomaly.precision import FullPrecision
 
 from .attention import residual_block, select, single_token_block
 

@@ -4,14 +4,11 @@
 """The image tower as explicit steps: embed, blocks, project."""
 
 from collections.abc import Iterable, Sequence
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
-
-from anomalib_clipzoo.precision import like_weights
 
 from .attention import normalize, prepare, residual_block
 
@@ -32,7 +29,7 @@ class VisionTower(nn.Module):
     """CLIP's frozen vision transformer, at any image size.
 
     Args:
-        visual: open_clip's ``VisionTransformer``, which holds the weights, or another tower's :attr:`parts`.
+        visual: open_clip's ``VisionTransformer``, which holds the weights.
         image_size: Height and width in pixels, multiples of the patch size; ``None`` keeps the native size.
         interpolation: How patch positions are resized to another grid: ``"bicubic"`` or ``"bilinear"``.
         antialias: Whether that resizing is antialiased.
@@ -68,20 +65,6 @@ class VisionTower(nn.Module):
         self.register_buffer("position", resized, persistent=False)
 
     @property
-    def parts(self) -> Any:
-        """What this tower was made of, under open_clip's names: a tower for other images is made of the same."""
-        return SimpleNamespace(
-            conv1=self.patch_embedding,
-            class_embedding=self.class_embedding,
-            positional_embedding=self.native_position,
-            ln_pre=self.ln_pre,
-            transformer=SimpleNamespace(resblocks=self.blocks),
-            ln_post=self.ln_post,
-            proj=self.projection,
-            grid_size=self.native_grid,
-        )
-
-    @property
     def width(self) -> int:
         """Width D of the tokens."""
         return self.class_embedding.shape[0]
@@ -113,7 +96,7 @@ class VisionTower(nn.Module):
             expected, given = ("x".join(map(str, size)) for size in (self.image_size, images.shape[-2:]))
             msg = f"The images are {given} pixels, the model was made for {expected}: resize them or set image_size."
             raise ValueError(msg)
-        patches = like_weights(self.patch_embedding, images).flatten(2).transpose(1, 2).float()
+        patches = self.patch_embedding(images.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2).float()
         class_token = self.class_embedding.float().expand(patches.shape[0], 1, -1)
         tokens = torch.cat([class_token, patches], dim=1) + self.position.float()
         return normalize(self.ln_pre, tokens)

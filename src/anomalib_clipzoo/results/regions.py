@@ -65,14 +65,4 @@ def find_peak(anomaly_map: np.ndarray, size: tuple[int, int]) -> tuple[int, int]
     """
     rows, columns = anomaly_map.shape
     row, column = divmod(int(anomaly_map.argmax()), columns)
-    return int(middles(columns, size[0])[column]), int(middles(rows, size[1])[row])
-
-
-def middles(cells: int, pixels: int) -> np.ndarray:
-    """Return the pixels of the original image under the middles of a map's cells along one axis, ``(cells,)``.
-
-    Args:
-        cells: Rows or columns of the map.
-        pixels: Height or width of the original image.
-    """
-    return (2 * np.arange(cells) + 1) * pixels // (2 * cells)
+    return (2 * column + 1) * size[0] // (2 * columns), (2 * row + 1) * size[1] // (2 * rows)

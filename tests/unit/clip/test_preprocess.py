@@ -72,12 +72,11 @@ class Preparation(torch.nn.Module):
         return normalize(resize_images(images, (70, 70)))
 
 
-def test_graphs_can_be_traced_one_after_the_other_also_under_autocast():
+def test_graphs_can_be_traced_one_after_the_other():
     shapes = ({2: torch.export.Dim("height"), 3: torch.export.Dim("width")},)
     images = torch.rand(1, 3, 30, 40, generator=torch.Generator().manual_seed(3))
-    for on in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=on):
-            program = torch.export.export(Preparation().eval(), (torch.zeros(1, 3, 20, 22),), dynamic_shapes=shapes)
+    for _ in range(2):
+        program = torch.export.export(Preparation().eval(), (torch.zeros(1, 3, 20, 22),), dynamic_shapes=shapes)
         torch.testing.assert_close(program.module()(images), Preparation()(images), atol=1e-6, rtol=0)
 
 

@@ -16,7 +16,6 @@ from anomalib.data import ImageBatch
 from torch.nn import functional
 
 from anomalib_clipzoo.clip.attention import project_qkv
-from anomalib_clipzoo.clip.processor import weigh_values
 from anomalib_clipzoo.models.anomaly_clip import AnomalyClip
 from tests.tiny import write_tiny_clip
 
@@ -183,13 +182,11 @@ def test_local_stream_of_one_dual_layer(tiny, local_attention, own):
 def test_nothing_is_computed_that_no_output_needs(tiny, monkeypatch):
     """Of the last layer's own stream only the class token goes on, and no local stream beyond the last tap."""
     rows, attentions = [], []
-
-    def count(query, *rest, **options):
-        attentions.append(query.shape[-2])
-        return weigh_values(query, *rest, **options)
-
-    for user in ("anomalib_clipzoo.clip.attention", "anomalib_clipzoo.models.anomaly_clip.dual_path"):
-        monkeypatch.setattr(f"{user}.weigh_values", count)
+    attend = functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        "anomalib_clipzoo.clip.attention.functional.scaled_dot_product_attention",
+        lambda query, *rest, **options: attentions.append(query.shape[-2]) or attend(query, *rest, **options),
+    )
     model = build(tiny, layers=[2], dpam_layer=5).model
     for block in model.backbone.vision.blocks:
         block.mlp.register_forward_hook(lambda _module, inputs, _output: rows.append(inputs[0].shape[1]))

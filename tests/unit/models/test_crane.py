@@ -91,7 +91,6 @@ def test_scores_and_maps_are_probabilities(tiny, arguments):
         ({"upsampling": "cubic"}, "upsampling='cubic' is not what Crane takes"),
         ({"n_ctx": 72}, r"n_ctx 72 learned words, the image and 'damaged object.' make a prompt of 78 tokens"),
         ({"t_n_ctx": 13}, r"t_n_ctx 13 is not within 1 to n_ctx \(12\)"),
-        ({"image_token": "none", "image_token_at_test": True}, "image_token_at_test=True is of no effect with"),
         ({"image_token_prob": 1.5}, "image_token_prob=1.5 is not what Crane takes"),
         ({"image_weight": -1}, "image_weight=-1 is not what Crane takes"),
     ],

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from anomalib_clipzoo.data import MultiCategory
-from anomalib_clipzoo.models.musc import MuSc, lightning_model, whole_set
+from anomalib_clipzoo.models.musc import MuSc, whole_set
 from tests.tiny import write_tiny_clip
 
 GOOD, BAD = 7, 4
@@ -220,28 +220,13 @@ def test_doubtful_sets_are_told(build, engine, folder, caplog):
     assert "There are no thresholds from validation data" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("precision", "many", "told"), [("float32", 10, True), ("float32", 12, False), ("int8", 10, False)]
-)
-def test_large_sets_are_told_what_is_faster(build, engine, folder, caplog, monkeypatch, precision, many, told):
-    monkeypatch.setattr(lightning_model, "MANY", many)
-    with caplog.at_level("INFO"):
-        engine.predict(build(distance_precision=precision), data_path=folder)
-    assert ("distance_precision='int8' takes a fraction of the time" in caplog.text) is told
-
-
-def test_too_few_images_are_told_before_any_is_read(build, engine, folder, monkeypatch, tmp_path, caplog):
+def test_too_few_images_are_told_before_any_is_read(build, engine, folder, monkeypatch, tmp_path):
     monkeypatch.setattr(whole_set.WholeSet, "load", lambda *_: pytest.fail("reads"))
     with pytest.raises(ValueError, match=r"at least 5 images that score each other, and has 1 .* or a pool"):
         engine.predict(build(), data_path=folder / "000.png")
     draw(tmp_path / "few", 4, seed=3)
-    model = build()
-    for _ in range(2):  # a second try is no better
-        with pytest.raises(ValueError, match=r"at least 5 images .* and has 4"):
-            engine.predict(model, data_path=tmp_path / "few")
-    assert "score each other" not in caplog.text  # no advice on what is refused
-    with pytest.raises(ValueError, match=rf"at least 5 images .* has 4 .*: put more images into {tmp_path / 'few'}"):
-        engine.predict(build(pool_source=tmp_path / "few"), data_path=folder)
+    with pytest.raises(ValueError, match=r"at least 5 images .* and has 4"):
+        engine.predict(build(), data_path=tmp_path / "few")
 
 
 def test_images_without_files_are_refused(build, engine):

@@ -8,13 +8,11 @@ import torch
 from anomalib import LearningType
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from anomalib_clipzoo.models.components.pre_processor import ClipPreProcessor
 from anomalib_clipzoo.models.components.training_images import TrainingImages
 from anomalib_clipzoo.models.vcp_clip import VcpClip
 from anomalib_clipzoo.models.vcp_clip.augmentation import TrainingAugmentation
-from anomalib_clipzoo.models.vcp_clip.post_vcp import HEADS, PostVcp
 from tests.parity.files import GOLDEN
 from tests.tiny import write_tiny_clip
 
@@ -85,24 +83,6 @@ def test_every_learned_parameter_takes_part(tiny, arguments):
     groups = model.configure_optimizers().param_groups
     assert sum(len(group["params"]) for group in groups) == sum(value.requires_grad for value in model.parameters())
     assert all(value.dim() == 0 for value in groups[1]["params"])
-
-
-@torch.no_grad()
-def test_texts_attend_to_patches_as_with_keys_and_values_of_each():
-    post = PostVcp(24, 32)
-    for value in post.parameters():
-        value.normal_()
-    text, patches = torch.randn(3, 2, 24), 5 * torch.randn(4, 3, 9, 32)
-    units = nn.functional.normalize(patches, dim=-1)
-    query, key, value = (
-        tokens.unflatten(-1, (HEADS, -1)).transpose(-3, -2)
-        for tokens in (post.query(text).expand(4, -1, -1, -1), post.key(units), post.value(units))
-    )
-    attended = nn.functional.scaled_dot_product_attention(query, key, value, scale=1.0).transpose(-3, -2).flatten(-2)
-    adapted = nn.functional.normalize(post.output(attended), dim=-1)
-    torch.testing.assert_close(post.adapt(text, patches), adapted)
-    expected = post.temperature.exp() * units @ adapted.transpose(-2, -1)
-    torch.testing.assert_close(post(text, patches), expected)
 
 
 def test_a_batch_of_one_image_trains(tiny):

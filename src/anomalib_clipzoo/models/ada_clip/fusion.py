@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from anomalib_clipzoo.precision import full_precision, unit
+from anomalib_clipzoo.anomaly.precision import full_precision, unit
 
 HsfMode = Literal["clusters", "most_anomalous"]
 

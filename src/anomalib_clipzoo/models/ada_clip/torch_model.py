@@ -17,6 +17,7 @@ from torch import nn
 from anomalib_clipzoo.anomaly.class_names import TakesClassNames
 from anomalib_clipzoo.anomaly.maps import PatchMaps, abnormal_logit
 from anomalib_clipzoo.anomaly.patch_references import ComparesPatches, PatchReferences
+from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.projections import PatchProjections
 from anomalib_clipzoo.anomaly.prompts import (
     ADACLIP_ABNORMAL_STATES,
@@ -27,7 +28,6 @@ from anomalib_clipzoo.anomaly.prompts import (
 )
 from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT
 from anomalib_clipzoo.clip import Backbone, VisionFeatures
-from anomalib_clipzoo.precision import compare, unit
 
 from .fusion import HsfMode, HybridSemanticFusion, check_fusion
 from .prompting import (

@@ -8,10 +8,10 @@ from functools import reduce
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+from torch.nn import functional
 
 from anomalib_clipzoo.clip import VisionTower
 from anomalib_clipzoo.clip.attention import attend, feed_forward, join_heads, prepare, project_qkv
-from anomalib_clipzoo.clip.processor import weigh_values
 
 DPAM_LAYER, DPAM_DEPTH = 20, 24  # the reference code's setting, and the tower that it is meant for
 
@@ -112,4 +112,4 @@ def local_heads(
         kinds = [torch.cat([query, key, value], dim=-1)]
     else:
         kinds = [{"qq": query, "kk": key, "vv": value}[kind] for kind in local_attention.split("+")]
-    return reduce(torch.add, [weigh_values(kind, kind, value) for kind in kinds])
+    return reduce(torch.add, [functional.scaled_dot_product_attention(kind, kind, value) for kind in kinds])

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.losses import map_loss
-from anomalib_clipzoo.precision import full_precision
+from anomalib_clipzoo.anomaly.precision import full_precision
 
 LOCAL_WEIGHT = 4.0  # the reference code
 

@@ -17,11 +17,11 @@ from torch import nn
 
 from anomalib_clipzoo.anomaly.maps import PatchMaps, abnormal_logit
 from anomalib_clipzoo.anomaly.patch_references import ComparesPatches, Patches, PatchReferences
+from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.prompts import check_count
 from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT
 from anomalib_clipzoo.anomaly.text_cache import TextCache
 from anomalib_clipzoo.clip import Backbone
-from anomalib_clipzoo.precision import compare, like_weights, unit
 
 from .dual_path import DualPath, LocalAttention
 from .prompting import (
@@ -154,7 +154,9 @@ class AnomalyClipModel(ComparesPatches, nn.Module):
         vision = self.backbone.vision
         class_token, local, own = self.dual_path(vision, images, taps)
         # As in the reference code, the image feature goes without CLIP's last LayerNorm, patches do not.
-        return ImageFeatures(unit(like_weights(vision.projection, class_token)), self.project_patches(local), own)
+        return ImageFeatures(
+            unit(class_token.to(vision.projection.dtype) @ vision.projection), self.project_patches(local), own
+        )
 
     def project_patches(self, local: Sequence[torch.Tensor]) -> torch.Tensor:
         """Bring each layer's local stream ``(B, 1 + N, D)`` to the text: unit length, ``(K, B, N, E)``."""

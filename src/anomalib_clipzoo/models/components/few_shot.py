@@ -82,7 +82,7 @@ class FewShotModule(MemoryModule):
             logger.warning("%s given, but k_shot is 0: no references are chosen.", " and ".join(idle))
         if k_shot and not self._has_references(target):
             for category, paths in self._candidates(target).items():
-                self.draw(category, paths, k_shot, self.hparams["few_shot_source"])
+                self.draw(category, paths, k_shot)
         self._check_references()
         if len(self.model.references):
             self.model.references.resolve(shown_categories(target, self.category))

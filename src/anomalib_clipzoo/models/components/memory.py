@@ -83,13 +83,13 @@ class MemoryModule(ClipZooModule):
         """Degrees by which each image is turned before it is remembered: not at all, unless a model says otherwise."""
         return (0,)
 
-    def draw(self, category: str | None, paths: Sequence[str], count: int, folder: str | None = None) -> None:
-        """Choose a category's images, of a folder if one is named, and remember them, unless it has these.
+    def draw(self, category: str | None, paths: Sequence[str], count: int) -> None:
+        """Choose a category's images and remember them, unless they are those that it has.
 
         Raises:
             ValueError: If there are too few, or one cannot be read.
         """
-        chosen = choose_references(paths, count, self.hparams["seed"], category, folder)
+        chosen = choose_references(paths, count, self.hparams["seed"], category)
         images = [Reference(category, path, turn) for path in chosen for turn in self.turns]
         if images == self.memory.of(category):
             return

@@ -141,11 +141,11 @@ class ClipZooModule(WholeExports):
             msg = "cache_variants is of no effect without feature_cache: give a folder, or 'memory'."
             raise ValueError(msg)
 
-    def _build(self, arguments: Arguments, at_hand: Backbone | None = None) -> None:
+    def _build(self, arguments: Arguments) -> None:
         if arguments.given["compile"]:
             check_compiler()
         backbone, pretrained = self._clip_names(arguments)
-        clip = self._build_clip(backbone, pretrained, arguments, at_hand)
+        clip = self._build_clip(backbone, pretrained, arguments)
         paper = {**self.paper_arguments(clip), "quick_gelu": self.QUICK_GELU}
         self._say_lengths(arguments.learned, paper)
         values = {name: plain(name, arguments.choose(name, paper.get(name))) for name in self._argument_names()}
@@ -164,9 +164,7 @@ class ClipZooModule(WholeExports):
         if arguments.components["post_processor"] is True:
             self.post_processor = ProbabilityPostProcessor(values["false_alarm_rate"])
 
-    def _build_clip(
-        self, name: str, pretrained: str | None, arguments: Arguments, at_hand: Backbone | None
-    ) -> Backbone:
+    def _build_clip(self, name: str, pretrained: str | None, arguments: Arguments) -> Backbone:
         quick_gelu = arguments.choose("quick_gelu", self.QUICK_GELU)
         clip = Backbone(
             name,
@@ -175,7 +173,6 @@ class ClipZooModule(WholeExports):
             image_size=arguments.choose("image_size", default_image_size(name, self.PAPER_SIZE)),
             mean=arguments.choose("mean", None),
             std=arguments.choose("std", None),
-            at_hand=at_hand,
             **self.POSITIONS,
         )
         as_in_paper = pretrained == self.PAPER_CLIP[1] and quick_gelu == self.QUICK_GELU
@@ -440,7 +437,7 @@ class ClipZooModule(WholeExports):
         is_open = learned.arguments.keys() - self.arguments.given.keys()
         if any(self.hparams[name] != learned.arguments[name] for name in is_open):
             logger.info("The checkpoint's arguments take the place of those that were left open.")
-            self._build(replace(self.arguments, learned=learned), at_hand=self.model.backbone)
+            self._build(replace(self.arguments, learned=learned))
             self.model.to(self.device).train(self.training)
         self._restore(learned)
         super().on_load_checkpoint(checkpoint)

@@ -17,6 +17,7 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from anomalib_clipzoo.anomaly.precision import FullPrecision
 from anomalib_clipzoo.anomaly.text_cache import is_exporting
 from anomalib_clipzoo.data.category import categories_of
 from anomalib_clipzoo.metrics.bend import bend, bend_around, middle_of, unbend
@@ -29,7 +30,6 @@ from anomalib_clipzoo.metrics.thresholds import (
     check_enough,
     check_rate,
 )
-from anomalib_clipzoo.precision import FullPrecision
 
 SCORES, MASKED_MAPS, LABELLED_MAPS = (
     ["pred_score", "gt_label"],

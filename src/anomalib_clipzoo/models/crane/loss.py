@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.losses import map_loss
+from anomalib_clipzoo.anomaly.precision import full_precision
 from anomalib_clipzoo.models.anomaly_clip.torch_model import TEMPERATURE
-from anomalib_clipzoo.precision import full_precision
 
 LOCAL_WEIGHT = 8.0  # the reference code: 2 for each of four taps, which are one and the same in its runs
 IMAGE_WEIGHT = 0.2

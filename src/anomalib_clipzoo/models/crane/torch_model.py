@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
+from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT
 from anomalib_clipzoo.clip import Backbone
 from anomalib_clipzoo.models.anomaly_clip.dual_path import LocalAttention
@@ -26,7 +27,6 @@ from anomalib_clipzoo.models.anomaly_clip.prompting import (
     ImageToken,
 )
 from anomalib_clipzoo.models.anomaly_clip.torch_model import AnomalyClipModel, ImageFeatures
-from anomalib_clipzoo.precision import compare, unit
 
 POOLED_SHARE = 0.5  # of the patches in what stands for an image; the reference code
 
@@ -68,7 +68,7 @@ class CraneModel(AnomalyClipModel):
         reference_block: How many positions of references are compared at once, which bounds the memory.
 
     Raises:
-        ValueError: If layers or prompts do not fit the backbone, or ``image_token_at_test`` is of no effect.
+        ValueError: If layers or prompts do not fit the backbone.
     """
 
     def __init__(
@@ -96,12 +96,6 @@ class CraneModel(AnomalyClipModel):
         coreset_ratio: float | None = None,
         reference_block: int = REFERENCE_BLOCK,
     ) -> None:
-        if image_token_at_test and image_token == "none":
-            msg = (
-                "image_token_at_test=True is of no effect with image_token='none', which leaves the image out of the "
-                "prompts: give another image_token, or image_token_at_test=False."
-            )
-            raise ValueError(msg)
         super().__init__(
             backbone,
             layers=layers,
@@ -121,7 +115,7 @@ class CraneModel(AnomalyClipModel):
             coreset_ratio=coreset_ratio,
             reference_block=reference_block,
         )
-        self.image_token_at_test = image_token_at_test
+        self.image_token_at_test = image_token_at_test and image_token != "none"
         self.scorebase_pooling = scorebase_pooling
         self.soft_mean = soft_mean
         self.upsampling = upsampling

@@ -36,13 +36,8 @@ class Interval(NamedTuple):
         """Return the smallest number of other images for which there is anything to average."""
         return next((others for others in range(MANY) if self.fits(others)), MANY)
 
-    def check(self, others: int, category: str | None = None, pool: str | None = None) -> None:
+    def check(self, others: int, category: str | None = None) -> None:
         """Make sure that there is something to average among so many other images.
-
-        Args:
-            others: How many there are.
-            category: What they show, for the message.
-            pool: The folder of the pool that they are to be, for the message.
 
         Raises:
             ValueError: If there are too few; the message says how many it takes.
@@ -50,12 +45,9 @@ class Interval(NamedTuple):
         if not self.fits(others):
             of_category = f" of category {category!r}" if category else ""
             least = self.smallest() + 1
-            remedy = "give more images, or a pool (pool_source)"
-            if pool:
-                remedy = f"put more images into {pool} (pool_source), or give a larger pool_size"
             msg = (
                 f"MuSc needs at least {least} images{of_category} that score each other, and has {others + 1} (the "
-                f"interval {list(self)} of the other images is averaged): {remedy}."
+                f"interval {list(self)} of the other images is averaged): give more images, or a pool (pool_source)."
             )
             raise ValueError(msg)
 

@@ -44,7 +44,6 @@ logger = logging.getLogger(__name__)
 POOL_SIZE = 30
 OF_THE_POOL = ("layers", "r_list", "interval", "release")  # arguments that the scores of a pool's images depend on
 FEW = 10  # images in a set, below which the authors warn
-MANY = 50  # images in a set, from which on comparing them in single precision takes longer than encoding them
 
 
 class MuSc(MemoryModule, AnomalibModule):
@@ -156,9 +155,7 @@ class MuSc(MemoryModule, AnomalibModule):
         """See to the pool, if there is to be one."""
         if source := self.hparams["pool_source"]:
             for category, paths in images_in_folder(source, shown_categories(datamodule, self.category)).items():
-                count = min(self.hparams["pool_size"], len(paths))
-                self.model.scoring.interval.check(count - 1, category, source)
-                self.draw(category, paths, count)
+                self.draw(category, paths, min(self.hparams["pool_size"], len(paths)))
         if len(self.memory):
             self.memory.resolve(shown_categories(datamodule, self.category))
 
@@ -228,45 +225,31 @@ class MuSc(MemoryModule, AnomalibModule):
         made_from = [id(self.trainer), id(self.model), *((each.files, each.categories) for each in sets)]
         if made_from == self._made_from:
             return
-        self.whole, self._made_from = {}, []
+        self.whole, self._made_from = {}, made_from
         for images in sets:
             self._check_set(images)
-        for images in sets:
             self.whole.update(self._score_set(images))
-        self._made_from = made_from
 
     def _whole_set(self, loader: DataLoader) -> WholeSet:
         progress = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
         return WholeSet(loader, self.category, self.as_in_loop, progress=progress)
 
     def _check_set(self, images: WholeSet) -> None:
-        """Refuse a set that is too small, and say what makes another's scores doubtful, or long in coming."""
-        parts = self.model.parts(images.categories, self._kinds(images))
+        """Say what makes a set's scores doubtful."""
         fewest = min(Counter(images.categories).values())
         if fewest < FEW:
             logger.warning("Only %d images score each other: their scores are better with at least %d.", fewest, FEW)
         if any(window > fewest for window in self.model.rescore_windows):
             logger.warning("rescore_windows %s are cut to the %d images.", self.hparams["rescore_windows"], fewest)
-        largest = max(len(part) for category in parts for part in category)
-        if largest >= MANY and self.model.scoring.distance_precision == "float32":
-            faster = "int8" if self.device.type == "cpu" else "float16"
-            logger.info(
-                "%d images are compared with each other exactly, which takes long. distance_precision=%r takes a "
-                "fraction of the time and changes scores by some 1e-3.",
-                largest,
-                faster,
-            )
 
     def _score_set(self, images: WholeSet) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Return the patch map and the score of each file of a set."""
         logger.info("%d images score each other; none has a score without the others.", len(images.files))
+        folders = images.folders if self.hparams["divide_by_folder"] else None
         with self.trainer.precision_plugin.forward_context():
-            found = self.model.score_sets(images.load, images.categories, self._kinds(images))
+            found = self.model.score_sets(images.load, images.categories, folders)
         images.warn()
         return dict(zip(images.files, zip(*found, strict=True), strict=True))
-
-    def _kinds(self, images: WholeSet) -> list[str] | None:
-        return images.folders if self.hparams["divide_by_folder"] else None
 
     def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Predict scores and maps of a batch: against the pool, or as the whole set says."""

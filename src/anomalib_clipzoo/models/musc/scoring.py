@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import torch
 
-from anomalib_clipzoo.precision import without_autocast
+from anomalib_clipzoo.anomaly.precision import without_autocast
 
 from .interval import make_interval
 from .mutual import DistancePrecision, compress, mutual_scores, pool_scores

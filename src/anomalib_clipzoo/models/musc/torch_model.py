@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.maps import PatchMaps
+from anomalib_clipzoo.anomaly.precision import without_autocast
 from anomalib_clipzoo.anomaly.references import Reference, rows_by_category
 from anomalib_clipzoo.clip import Backbone, quarter_layers
-from anomalib_clipzoo.precision import without_autocast
 
 from .features import Features, Load, batches_of, collect
 from .mutual import DistancePrecision, in_batches
@@ -155,11 +155,13 @@ class MuScModel(nn.Module):
         Raises:
             ValueError: If there are too few images, or one has features that are not finite.
         """
+        kinds = kinds or [None] * len(categories)
+        sets = [self._parts(category, members, kinds) for category, members in rows_by_category(categories).items()]
         patch_maps, image, scores = (
             torch.zeros(len(categories), *shape, device=self.device, dtype=torch.float32)
             for shape in ((self.patch_count,), (self.backbone.embed_dim,), ())
         )
-        for parts in self.parts(categories, kinds):
+        for parts in sets:
             together: list[int] = []
             for part in parts:  # tokens take much room: those of one part are kept at a time
                 numbers, features = collect(self.encode, load, part)
@@ -171,16 +173,8 @@ class MuScModel(nn.Module):
                 scores[together] = rescore(self.peaks(patch_maps[together]), image[together], self.rescore_windows)
         return Scores(patch_maps, scores)
 
-    def parts(self, categories: Sequence[str | None], kinds: Sequence[Hashable] | None = None) -> list[list[list[int]]]:
-        """Divide the images of each category, by their numbers, into the parts that score each other.
-
-        Raises:
-            ValueError: If one is too small.
-        """
-        kinds = kinds or [None] * len(categories)
-        return [self._parts(category, members, kinds) for category, members in rows_by_category(categories).items()]
-
     def _parts(self, category: str | None, members: Sequence[int], kinds: Sequence[Hashable]) -> list[list[int]]:
+        """Divide the images of a category, and make sure that no part is too small."""
         parts = divide([kinds[number] for number in members], self.set_size, self.seed)
         self.scoring.interval.check(min(map(len, parts)) - 1, category)
         return [[members[place] for place in part] for part in parts]

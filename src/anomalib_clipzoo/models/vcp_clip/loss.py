@@ -21,4 +21,4 @@ class VcpClipLoss(nn.Module):
             maps: Probability of an anomaly per layer, ``(K, B, H, W)`` for each branch.
             masks: Binary masks, ``(B, H, W)``.
         """
-        return torch.stack([map_loss(branch, masks) for branch in maps if branch is not None]).sum()
+        return map_loss(torch.cat([branch for branch in maps if branch is not None]), masks)

@@ -7,8 +7,9 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from anomalib_clipzoo.precision import cosines, full_precision, inverse_length, like_weights, unit
+from anomalib_clipzoo.anomaly.precision import compare, like_weights, unit
 
 HEADS = 8
 TEMPERATURE = 0.07  # initial; learned as the logarithm of its inverse
@@ -39,44 +40,29 @@ class PostVcp(nn.Module):
         self.output = nn.Linear(vision_width, vision_width)
         self.temperature = inverse_temperature()
 
-    def adapt(self, text_features: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+    def adapt(self, text_features: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
         """Adapt text features to every layer's patches.
-
-        With two queries an image, keys and values need not be made: queries go through the keys' projection to meet the
-        patches themselves, and their weighted means through the values'. The keys' bias shifts all weights of a query
-        alike, which the softmax does not see; it takes part all the same, as training on several devices asks for.
 
         Args:
             text_features: ``(B, 2, E)``.
-            patches: Patch tokens of K layers, which count by their direction, ``(K, B, N, D)``.
+            dense: Patch tokens of K layers, unit length, ``(K, B, N, D)``.
 
         Returns:
             Adapted text features, unit length, ``(K, B, 2, D)``.
         """
-        query = like_weights(self.query, text_features)
-        learned = (self.key.weight, self.key.bias, self.value.weight, self.value.bias)
-        return unit(like_weights(self.output, _attend(query, patches, *learned)))
+        layers, patches = len(dense), dense.flatten(0, 1)  # one batch axis: exporters know attention on four axes alone
+        query = _heads(like_weights(self.query, text_features).expand(layers, -1, -1, -1).flatten(0, 1))
+        key, value = _heads(like_weights(self.key, patches)), _heads(like_weights(self.value, patches))
+        attended = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
+        adapted = unit(self.output(attended.transpose(1, 2).flatten(2)))
+        return adapted.unflatten(0, (layers, -1))
 
-    def forward(self, text_features: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-        """Compare patches ``(K, B, N, D)`` with the adapted text: logits of (normal, abnormal), ``(K, B, N, 2)``."""
-        adapted = self.adapt(text_features, patches)
-        return cosines(patches, self.temperature.float().exp() * adapted)
+    def forward(self, text_features: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+        """Compare patches with the adapted text: logits of (normal, abnormal), ``(K, B, N, 2)``."""
+        adapted = self.adapt(text_features, dense)
+        return compare(self.temperature.float().exp() * dense, adapted)
 
 
-@full_precision
-def _attend(
-    query: torch.Tensor,
-    patches: torch.Tensor,
-    to_key: torch.Tensor,
-    key_bias: torch.Tensor,
-    to_value: torch.Tensor,
-    value_bias: torch.Tensor,
-) -> torch.Tensor:
-    """Let queries ``(B, Q, D)`` attend to the directions of patches ``(K, B, N, D)``: ``(K, B, Q, D)``."""
-    count, query = query.shape[1], query.unflatten(-1, (HEADS, -1))
-    bias = (query * key_bias.unflatten(0, (HEADS, -1))).sum(dim=-1).transpose(1, 2).flatten(1)
-    query = torch.einsum("bqhc,hcd->bhqd", query, to_key.unflatten(0, (HEADS, -1))).flatten(1, 2)  # (B, heads * Q, D)
-    scale = inverse_length(patches).transpose(-2, -1)
-    weights = (query @ patches.transpose(-2, -1) * scale + bias.unsqueeze(-1)).softmax(dim=-1)
-    mean = (weights * scale @ patches).unflatten(2, (HEADS, count))
-    return torch.einsum("kbhqd,hcd->kbqhc", mean, to_value.unflatten(0, (HEADS, -1))).flatten(3) + value_bias
+def _heads(tokens: torch.Tensor) -> torch.Tensor:
+    """Split ``(B, N, D)`` into heads ``(B, 8, N, D / 8)``."""
+    return tokens.unflatten(-1, (HEADS, -1)).transpose(1, 2)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from anomalib_clipzoo.anomaly.precision import FullPrecision
 from anomalib_clipzoo.anomaly.prompts import average_states
 from anomalib_clipzoo.clip import TextTower
 from anomalib_clipzoo.clip.attention import normalize
 from anomalib_clipzoo.clip.text import END_OF_TEXT, START_OF_TEXT, encode
-from anomalib_clipzoo.precision import FullPrecision
 
 PROMPT_NORM_EPSILON = 1e-6  # the reference code; CLIP's own LayerNorms have 1e-5
 DROPOUT = 0.1

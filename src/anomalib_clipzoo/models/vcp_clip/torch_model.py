@@ -16,6 +16,7 @@ from torch import nn
 
 from anomalib_clipzoo.anomaly.maps import PAPER_SIZE, PatchMaps, abnormal_logit, top_mean
 from anomalib_clipzoo.anomaly.patch_references import ComparesPatches, Patches, PatchReferences, tapped_patches
+from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.projections import PatchProjections
 from anomalib_clipzoo.anomaly.prompts import check_count
 from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, REFERENCE_WEIGHT
@@ -130,11 +131,11 @@ class VcpClipModel(ComparesPatches, nn.Module):
 
     def base_logits(self, patches: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """Base branch: project each layer's patches ``(K, B, N, D)``, compare with text: ``(K, B, N, 2)``."""
-        return self.patch_projections.compare(patches, self.temperature.float().exp() * text_features)
+        return compare(self.temperature.float().exp() * self.patch_projections(patches), text_features)
 
     def post_logits(self, patches: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         """Post-VCP branch: let text see the patches ``(K, B, N, D)``, compare both: ``(K, B, N, 2)``."""
-        return self.post_vcp(text_features, patches)
+        return self.post_vcp(text_features, unit(patches))
 
     def frozen_features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Run the frozen image tower on images ``(B, 3, H, W)``: features ``(B, E)`` and patches ``(B, K, N, D)``."""
@@ -154,7 +155,7 @@ class VcpClipModel(ComparesPatches, nn.Module):
     def layer_maps_of(self, features: Mapping[str, torch.Tensor]) -> LayerMaps:
         """Do what is learned on the image tower's features: all of :meth:`layer_maps` but the tower itself."""
         text_features = self.encode_text(features["image"])
-        patches = features["patches"].transpose(0, 1).contiguous()  # once, not in each product of matrices
+        patches = features["patches"].transpose(0, 1)
         base = self.base_logits(patches, text_features) if self.temperature is not None else None
         post = self.post_logits(patches, text_features) if self.post_vcp is not None else None
         return LayerMaps(self._probabilities(base), self._probabilities(post))

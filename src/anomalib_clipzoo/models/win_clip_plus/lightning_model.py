@@ -79,7 +79,7 @@ class WinClipPlus(FewShotModule, AnomalibModule):
         rotate_references: Whether references are kept turned by 90, 180 and 270 degrees, too, for parts that lie any
             way round.
         allow_overlap: Whether ``few_shot_source`` may hold test images.
-        window_batch: Windows that go through the transformer at once, which bounds the memory. [256]
+        window_batch: Windows that go through the transformer at once, which bounds the memory. [128]
         precision: Precision of the image tower: "float32", "bfloat16" (fast) or "float16". ["float32"]
         quick_gelu: Whether CLIP runs with QuickGELU, which OpenAI's weights were trained with and LAION's were
             not. [no]

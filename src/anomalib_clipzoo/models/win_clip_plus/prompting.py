@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
+from anomalib_clipzoo.anomaly.precision import unit
 from anomalib_clipzoo.anomaly.prompts import WINCLIP_TEMPLATES, StateEnsemble
 from anomalib_clipzoo.clip import TextTower
-from anomalib_clipzoo.precision import unit
 
 # Two templates more, none twice, no full stops: the list of caoyunkang's reproduction.
 CAOYUNKANG_TEMPLATES = tuple(

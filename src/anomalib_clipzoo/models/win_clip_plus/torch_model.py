@@ -16,19 +16,19 @@ from torch import nn
 
 from anomalib_clipzoo.anomaly.class_names import TakesClassNames
 from anomalib_clipzoo.anomaly.maps import PatchMaps, abnormal_logit, weighted_mean
+from anomalib_clipzoo.anomaly.precision import compare, unit
 from anomalib_clipzoo.anomaly.prompts import DEFAULT_CLASS_NAME, check_count
 from anomalib_clipzoo.anomaly.references import REFERENCE_BLOCK, Reference, ReferenceMemory
 from anomalib_clipzoo.anomaly.text_cache import TextCache
 from anomalib_clipzoo.clip import Backbone
 from anomalib_clipzoo.clip.attention import normalize
-from anomalib_clipzoo.precision import compare, unit
 
 from .prompting import PromptEnsemble
 from .scores import VARIANTS, Variant
 from .windows import WindowEncoder, WindowPooling, check_scales, harmonic_mean, weighted_harmonic_mean, window_patches
 
 PATCHES = "patches"
-WINDOW_BATCH = 256
+WINDOW_BATCH = 128
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

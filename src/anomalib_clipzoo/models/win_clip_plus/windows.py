@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_clipzoo.anomaly.maps import weighted_mean
+from anomalib_clipzoo.anomaly.precision import FullPrecision, full_precision
 from anomalib_clipzoo.anomaly.text_cache import is_exporting
 from anomalib_clipzoo.clip import VisionTower
 from anomalib_clipzoo.clip.attention import (
@@ -28,7 +29,6 @@ from anomalib_clipzoo.clip.attention import (
     residual_block,
     single_token_block,
 )
-from anomalib_clipzoo.precision import FullPrecision, full_precision
 
 SMALLEST = 1e-30  # stands for zero in harmonic means: its inverse is finite, so that nothing becomes NaN
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -66,8 +65,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
     packages = dict.fromkeys(name for run in comparison.runs for name in run.record.packages)
     versions = {name: {run.record.packages.get(name, "") for run in comparison.runs} for name in packages}
     same = {name: next(iter(found)) for name, found in versions.items() if len(found) == 1}
-    above = _folder_above(comparison.runs)
-    details = [_details(run, set(packages) - set(same), above) for run in comparison.runs]
+    details = [_details(run, set(packages) - set(same)) for run in comparison.runs]
     headings = dict.fromkeys(name for row in details for name, value in row.items() if value)
     return {
         "comparison": comparison,
@@ -76,7 +74,6 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "details": details,
         "headings": list(headings),
         "compared_headings": COMPARED | set(packages),
-        "above": above,
         "same_packages": ", ".join(f"{name} {version}" for name, version in same.items()),
         "MEAN": MEAN,
     }
@@ -136,25 +133,9 @@ def digits(value: float | None) -> str:
     return "none" if value is None else f"{value:.4g}"
 
 
-def _folder_above(runs: Sequence[Run]) -> Path | None:
-    """Return the folder that all runs lie in, ``None`` where that is no more than a drive."""
-    try:
-        above = Path(os.path.commonpath([run.folder.parent for run in runs]))
-    except ValueError:  # on several drives
-        return None
-    return None if above == Path(above.anchor) else above
-
-
-def short(path: str | Path, above: Path | None) -> str:
-    """Write a path, with an ellipsis for the folder that all runs lie in."""
-    path = Path(path)
-    return f"…/{path.relative_to(above).as_posix()}" if above and path.is_relative_to(above) else str(path)
-
-
-def _details(run: Run, packages: set[str], above: Path | None) -> dict[str, str]:
+def _details(run: Run, packages: set[str]) -> dict[str, str]:
     """What the table of runs says of a run, by heading; of packages, the version of those that differ."""
     record, thresholds = run.record, run.record.thresholds
-    weights = [f"{short(path, above)} ({content[:SHOWN_DIGITS]})" for path, content in record.weights.items()]
     return {
         "run": run.name,
         "kind": record.stage or "unknown",
@@ -162,14 +143,14 @@ def _details(run: Run, packages: set[str], above: Path | None) -> dict[str, str]
         "not readable": str(record.unreadable or ""),
         "seed": ", ".join(map(str, run.seeds)),
         "epochs": str(record.epochs),
-        "weights": ", ".join(weights),
+        "weights": ", ".join(f"{path} ({content[:SHOWN_DIGITS]})" for path, content in record.weights.items()),
         "references": describe_references(record.references),
         "threshold": digits(thresholds.get("image")),
         "of raw scores": digits(thresholds.get("raw_image")),
         "fitted on": describe_origin(thresholds["fitted_on"]) if thresholds.get("fitted_on") else "",
         **{name: version for name, version in record.packages.items() if name in packages},
         "started": record.started.removesuffix("+00:00").replace("T", " "),
-        "folder": short(run.folder, above),
+        "folder": str(run.folder),
     }
 
 

@@ -17,8 +17,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-EPSILON = 1e-12  # the least length, as in torch's normalize
-
 Result = TypeVar("Result")
 
 
@@ -57,25 +55,9 @@ def compare(features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor
     return features @ text_features.transpose(-2, -1)
 
 
-@full_precision
-def cosines(features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
-    """Compare the directions of features ``(..., N, E)`` with text features ``(..., S, E)``: ``(..., N, S)``.
-
-    The same as ``compare(unit(features), text_features)`` without a second copy of all features.
-    """
-    return features @ text_features.transpose(-2, -1) * inverse_length(features)
-
-
-def inverse_length(features: torch.Tensor) -> torch.Tensor:
-    """Return what brings features ``(..., D)`` to unit length, as :func:`unit` does: ``(..., 1)``."""
-    return 1 / torch.linalg.vector_norm(features.float(), dim=-1, keepdim=True).clamp_min(EPSILON)
-
-
-def like_weights(weights: Any, features: torch.Tensor) -> torch.Tensor:
-    """Run a layer, or multiply by a matrix of weights, in its own precision on features in single precision."""
-    if isinstance(weights, torch.Tensor):
-        return features.to(weights.dtype) @ weights
-    return weights(features.to(weights.weight.dtype))
+def like_weights(layer: Any, features: torch.Tensor) -> torch.Tensor:
+    """Run a linear layer in its own precision on features in single precision."""
+    return layer(features.to(layer.weight.dtype))
 
 
 class FullPrecision(nn.Module):
